@@ -1,5 +1,7 @@
 //! Selects machines, resolves their names, and chooses their aliases for ssh.
 
+pub(crate) mod seen;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -173,14 +175,18 @@ impl Selection {
 ///
 /// # Errors
 /// [`SelectError::Ambiguous`]; [`SelectError::NoSubscription`]; Azure rejects a request.
-pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Selection, SelectError> {
+pub(crate) async fn select(
+    arm: &Arm,
+    store: &Store,
+    selector: &MachineSelector,
+) -> Result<Selection, SelectError> {
     let selector = &with_subscription_ids(arm, selector.clone()).await?;
     let names: Vec<MachineRef> =
         selector.machines.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let by_id = names.iter().all(|name| matches!(name, MachineRef::Id(_))) && !selector.is_filter();
     let subscriptions: Vec<String> = selector.subscriptions.iter().cloned().collect();
     // The alias of a machine depends on the names of all others.
-    let mut known = match list_visible(arm, &subscriptions).await {
+    let mut known = match list_visible(arm, store, &subscriptions).await {
         Err(error) if by_id => {
             info!("choosing aliases without a list of all machines: {error}");
             Vec::new()
@@ -223,6 +229,7 @@ pub(crate) async fn select(arm: &Arm, selector: &MachineSelector) -> Result<Sele
     named.sort_by_key(|named| (named.machine.id.name.to_lowercase(), key(&named.machine)));
     let ids: Vec<ResourceId> = named.iter().map(|named| named.machine.id.clone()).collect();
     let subscriptions = names_of_several(arm, &ids).await;
+    seen::record_subscriptions(store, arm.authority(), &subscriptions);
     Ok(Selection { machines: named, subscriptions, unmatched })
 }
 
@@ -335,12 +342,19 @@ pub(crate) fn similar<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> V
     found.into_iter().filter(is_best).take(MAX_SUGGESTIONS).map(|(_, _, name)| name).collect()
 }
 
-/// Lists the machines of these subscriptions, or of all subscriptions that the account can see.
+/// Lists the machines of these subscriptions, or of all subscriptions that the account can see, and stores their names for
+/// shell completion.
 ///
 /// # Errors
 /// [`SelectError::NoSubscription`], for which Azure returns an empty list; Azure rejects a request.
-pub(crate) async fn list_visible(arm: &Arm, subscriptions: &[String]) -> Result<Vec<Machine>, SelectError> {
-    ensure_subscription(arm, list(arm, subscriptions).await?).await
+pub(crate) async fn list_visible(
+    arm: &Arm,
+    store: &Store,
+    subscriptions: &[String],
+) -> Result<Vec<Machine>, SelectError> {
+    let machines = ensure_subscription(arm, list(arm, subscriptions).await?).await?;
+    seen::record(store, arm.authority(), subscriptions, &machines);
+    Ok(machines)
 }
 
 async fn ensure_subscription(arm: &Arm, machines: Vec<Machine>) -> Result<Vec<Machine>, SelectError> {

@@ -139,6 +139,7 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::Cache(args) => commands::cache::run(args),
         Command::Proxy(args) => commands::proxy::run(args, &cli.log).await,
         Command::Completions(args) => commands::completions::run(args),
+        Command::Complete(args) => commands::complete::run(args),
         Command::Man(args) => commands::man::run(args),
         Command::Version => commands::version::run(&cli.log),
     }

@@ -167,8 +167,8 @@ fn quote_for_unix(text: &str) -> String {
     format!("'{}'", text.chars().map(quoted).collect::<String>())
 }
 
-/// In PowerShell, four typographic quotes equal `'` (Microsoft Learn, "about_Quoting_Rules").
-fn quote_for_powershell(text: &str) -> String {
+/// Quotes `text` as one word of a command for PowerShell, in which four typographic quotes equal `'` (Microsoft Learn, "about_Quoting_Rules").
+pub(crate) fn quote_for_powershell(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/\\._-+:=".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();

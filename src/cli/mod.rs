@@ -1,5 +1,6 @@
 //! The command line: commands, options, arguments and their help.
 
+pub(crate) mod complete;
 pub(crate) mod entry_files;
 pub(crate) mod proxy_command;
 
@@ -14,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    ValueEnum as _,
+    ValueEnum as _, ValueHint,
 };
 use clap_complete::Shell;
 
@@ -252,6 +253,9 @@ pub(crate) enum Command {
     /// Print a shell completion script
     #[command(after_long_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),
+    /// Print what the current word of a command line can be, for the scripts of `arcssh completions`
+    #[command(hide = true)]
+    Complete(complete::CompleteArgs),
     /// Write the manual pages to a directory
     Man(ManArgs),
     /// Print the version, and details with --verbose
@@ -434,10 +438,10 @@ impl TargetArgs {
 #[command(next_help_heading = "Machines")]
 pub(crate) struct SelectionArgs {
     /// Name, GROUP/NAME or resource ID of a machine
-    #[arg(value_name = "MACHINE", display_order = 0)]
+    #[arg(value_name = "MACHINE", display_order = 0, add = complete::machine())]
     pub(crate) machines: Vec<String>,
     /// Select all machines of this resource group
-    #[arg(short = 'g', long = "resource-group", value_name = "GROUP", display_order = 1)]
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP", display_order = 1, add = complete::group())]
     pub(crate) groups: Vec<String>,
     /// Search only the subscription with this name or ID
     #[arg(
@@ -445,11 +449,12 @@ pub(crate) struct SelectionArgs {
         long = "subscription",
         value_name = "SUBSCRIPTION",
         display_order = 2,
+        add = complete::subscription(),
         hide_short_help = true
     )]
     pub(crate) subscriptions: Vec<String>,
     /// Select machines with this tag
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3)]
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3, add = complete::tag())]
     pub(crate) tags: Vec<String>,
     /// Select all machines that the account can see
     #[arg(long, display_order = 4)]
@@ -474,7 +479,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = "Host entries")]
     pub(crate) port: Option<u16>,
     /// Private key to log in with
-    #[arg(long, value_name = "FILE", help_heading = "Host entries")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Host entries")]
     pub(crate) identity: Option<String>,
     /// Certificate of your own certificate authority to log in with, for the key of --identity or a default key of ssh
     #[arg(long, value_name = "FILE", conflicts_with_all = ["entra", "remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
@@ -585,7 +590,7 @@ pub(crate) struct ListArgs {
     #[arg(long, help_heading = "Output")]
     pub(crate) list: bool,
     /// Print the variables of one host, as an Ansible inventory script
-    #[arg(long, value_name = "ALIAS", help_heading = "Output")]
+    #[arg(long, value_name = "ALIAS", help_heading = "Output", add = complete::alias())]
     pub(crate) host: Option<String>,
     /// Print an Ansible inventory with the ssh options of each host, for a computer without the ssh configuration
     #[arg(long, help_heading = "Output")]
@@ -783,13 +788,13 @@ pub(crate) struct TeardownArgs {
 #[command(next_help_heading = "Checks")]
 pub(crate) struct DoctorArgs {
     /// Name, GROUP/NAME, resource ID or ssh host name of a machine
-    #[arg(value_name = "MACHINE", help_heading = "Machines")]
+    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::machine())]
     pub(crate) machine: Option<String>,
     /// Port on the machine [default: the port of the host entry, else the enabled port]
     #[arg(short, long, requires = "machine", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// Search only the subscription with this name or ID
-    #[arg(short, long, value_name = "NAME", requires = "machine")]
+    #[arg(short, long, value_name = "NAME", requires = "machine", add = complete::subscription())]
     pub(crate) subscription: Option<String>,
     /// ssh configuration to check [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE")]
@@ -831,7 +836,7 @@ pub(crate) enum CacheCommand {
 #[derive(Debug, Args)]
 pub(crate) struct LastArgs {
     /// Name, GROUP/NAME, resource ID or ssh host name of a machine [default: the machine of the latest error]
-    #[arg(value_name = "MACHINE")]
+    #[arg(value_name = "MACHINE", add = complete::machine())]
     pub(crate) machine: Option<String>,
 }
 
@@ -1112,6 +1117,7 @@ mod tests {
         let line = |name: &str, about: &str| format!("  {name:11}  {about}");
         let mut described: Vec<String> = command
             .get_subcommands()
+            .filter(|command| !command.is_hide_set())
             .map(|command| line(command.get_name(), &command.get_about().unwrap_or_default().to_string()))
             .collect();
         let mut listed: Vec<&str> = COMMANDS.lines().filter(|line| line.starts_with(' ')).collect();

@@ -19,7 +19,7 @@ use crate::cli::{LoginArgs, ProxyArgs};
 use crate::diagnosis::Result;
 use crate::net::Net;
 use crate::ssh::managed_block;
-use crate::state::Store;
+use crate::state::{Kind, Store};
 use crate::terminal::TerminalError;
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
@@ -79,6 +79,9 @@ async fn sign_in_and_save(
     let signed_in = sign_in(args, cloud, store).await?;
     let account = signed_in.account.clone();
     confirm(args, previous.as_ref(), &account).await?;
+    if previous.is_some_and(|previous| previous.title() != account.title()) {
+        store.clear(|kind| kind == Kind::Machines);
+    }
     if let Some(reason) = login::save(cloud, store, signed_in).await?.filter(|reason| !reason.is_expected()) {
         note(&format!("the refresh token is stored in a file that only you can read: {reason}"));
     }

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod cache;
 pub(crate) mod cert;
+pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;

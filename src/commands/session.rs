@@ -73,7 +73,7 @@ impl Session {
     pub(crate) async fn select(&self, selector: &MachineSelector) -> Result<Selection> {
         let progress = Progress::default();
         progress.set(Step::wait("list of machines").with(" from Azure Resource Manager"));
-        Ok(progress.run(select(&self.arm, selector)).await?)
+        Ok(progress.run(select(&self.arm, &self.store, selector)).await?)
     }
 
     /// Selects the machines that a command changes or connects to: at least one. If the command line selects none, the user

@@ -56,6 +56,8 @@ pub(crate) enum Kind {
     Throttle,
     /// The resource ID of a machine name.
     Name,
+    /// The names of machines, for shell completion.
+    Machines,
     /// An access token.
     Token,
     /// The sign-in of `arcssh login`.
@@ -71,11 +73,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Relay,
         Self::Rejection,
         Self::Throttle,
         Self::Name,
+        Self::Machines,
         Self::Token,
         Self::Account,
         Self::Certificate,
@@ -98,6 +101,7 @@ impl Kind {
             Self::Rejection => "refusal",
             Self::Throttle => "throttle",
             Self::Name => "name",
+            Self::Machines => "machines",
             Self::Token => "token",
             Self::Account => "account",
             Self::Certificate => "certificate",

@@ -205,7 +205,7 @@ impl Azure<'_> {
         let progress = Progress::default();
         progress.set(Step::wait("list of machines").with(" from Azure Resource Manager"));
         let only: Vec<String> = subscriptions.iter().cloned().collect();
-        let machines = match progress.run(list_visible(&self.arm(access)?, &only)).await {
+        let machines = match progress.run(list_visible(&self.arm(access)?, &self.store, &only)).await {
             Err(error) if need == Need::Optional => {
                 tracing::info!(
                     "cannot list machines, so arcssh compares only the names of the named machines: {error}"
