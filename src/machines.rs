@@ -4,12 +4,14 @@ pub(crate) mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use strsim::damerau_levenshtein;
 use tracing::info;
 use uuid::Uuid;
 
 use crate::azure::arm::{Arm, ArmError};
+use crate::azure::hybrid_compute::filter::{ArcType, OperatingSystem, Status, word};
 use crate::azure::hybrid_compute::{self, Machine, MachineRef, list, list_named, show, subscription_names};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::{ResourceId, ResourceIdError};
@@ -40,6 +42,15 @@ pub(crate) struct MachineSelector {
     /// `KEY=VALUE` tags that the machines must have.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) tags: BTreeSet<String>,
+    /// Operating systems; a machine has one of them.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) os: BTreeSet<OperatingSystem>,
+    /// Types of the machines' resource IDs.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) types: BTreeSet<ArcType>,
+    /// Statuses. A host entry must not disappear because its machine is offline, so `arcssh config` has no status.
+    #[serde(skip)]
+    pub(crate) statuses: BTreeSet<Status>,
     /// Whether all machines are selected.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) all: bool,
@@ -70,15 +81,20 @@ impl MachineSelector {
             groups: lower(&self.groups),
             subscriptions: lower(&self.subscriptions),
             tags: self.tags.iter().map(tag).collect(),
-            // Groups and tags narrow all machines.
-            all: self.all && self.groups.is_empty() && self.tags.is_empty(),
+            // The other filters narrow all machines.
+            all: self.all && !self.is_narrowed(),
             ..self.clone()
         }
     }
 
-    /// Returns whether this selects machines by group, by tag or all.
+    /// Returns whether this selects machines by a property, or all.
     pub(crate) fn is_filter(&self) -> bool {
-        self.all || !self.groups.is_empty() || !self.tags.is_empty()
+        self.all || self.is_narrowed()
+    }
+
+    fn is_narrowed(&self) -> bool {
+        let Self { groups, tags, os, types, statuses, .. } = self;
+        !(groups.is_empty() && tags.is_empty() && os.is_empty() && types.is_empty() && statuses.is_empty())
     }
 
     /// Returns the options of the filter, as on a command line; empty for all machines.
@@ -87,7 +103,12 @@ impl MachineSelector {
             values.iter().map(|value| format!("{option} {}", shell_quote(value))).collect()
         };
         let subscriptions = options("--subscription", &self.subscriptions);
-        [options("-g", &self.groups), options("--tag", &self.tags), subscriptions].concat().join(" ")
+        let properties =
+            [words("--os", &self.os), words("--type", &self.types), words("--status", &self.statuses)];
+        let properties = properties.concat();
+        [options("-g", &self.groups), options("--tag", &self.tags), properties, subscriptions]
+            .concat()
+            .join(" ")
     }
 
     fn is_in_subscription(&self, machine: &Machine) -> bool {
@@ -104,12 +125,26 @@ impl MachineSelector {
             machine.tags.iter().any(|(k, v)| k.eq_ignore_ascii_case(key) && v == value)
         };
         let is_excluded = self.except.iter().any(|text| refers_to(text, machine));
+        let has_properties = is_any(&self.os, |os| os.is_of(machine))
+            && is_any(&self.types, |arc_type| arc_type.is_of(machine))
+            && is_any(&self.statuses, |status| status.is_of(machine));
         self.is_filter()
             && self.is_in_subscription(machine)
             && in_group
             && self.tags.iter().all(has_tag)
+            && has_properties
             && !is_excluded
     }
+}
+
+/// Returns whether no value is selected, or one of the selected values fits.
+fn is_any<T: Copy>(values: &BTreeSet<T>, fits: impl Fn(T) -> bool) -> bool {
+    values.is_empty() || values.iter().any(|value| fits(*value))
+}
+
+/// Returns the option with each value, as on a command line.
+fn words<T: ValueEnum>(option: &str, values: &BTreeSet<T>) -> Vec<String> {
+    values.iter().map(|value| format!("{option} {}", word(value))).collect()
 }
 
 /// Returns whether a name, `GROUP/NAME` or resource ID refers to the machine.
@@ -296,8 +331,9 @@ pub(crate) fn ensure_matches(selector: &MachineSelector, known: &[Machine]) -> R
     for group in &selector.groups {
         let only = MachineSelector {
             groups: BTreeSet::from([group.clone()]),
-            tags: BTreeSet::new(),
-            ..selector.clone()
+            subscriptions: selector.subscriptions.clone(),
+            except: selector.except.clone(),
+            ..MachineSelector::default()
         };
         if !matches(&only) {
             let groups = known.iter().map(|machine| machine.id.resource_group.as_str());
@@ -315,7 +351,32 @@ pub(crate) fn ensure_matches(selector: &MachineSelector, known: &[Machine]) -> R
     let tags = known.iter().flat_map(|machine| &machine.tags).map(|(key, value)| format!("{key}={value}"));
     let tags: BTreeSet<String> = tags.collect();
     let similar = unknown.map(|tag| similar(tag, tags.iter().map(String::as_str)));
-    no_match(selector, similar.unwrap_or_default())
+    no_match(selector, similar.unwrap_or_else(|| other_properties(selector, known)))
+}
+
+/// Returns the options that would match in place of the operating systems, types and statuses of a selection.
+fn other_properties(selector: &MachineSelector, known: &[Machine]) -> Vec<String> {
+    fn present<T: ValueEnum + Ord>(found: &[&Machine], is_of: fn(T, &Machine) -> bool) -> BTreeSet<T> {
+        let all = T::value_variants().iter().cloned();
+        all.filter(|value| found.iter().any(|machine| is_of(value.clone(), machine))).collect()
+    }
+    let without = |change: fn(&mut MachineSelector)| {
+        let mut other = MachineSelector { all: true, ..selector.clone() };
+        change(&mut other);
+        known.iter().filter(|machine| other.selects(machine)).collect::<Vec<_>>()
+    };
+    let mut options = Vec::new();
+    if !selector.statuses.is_empty() {
+        let found = without(|other| other.statuses.clear());
+        options.extend(words("--status", &present(&found, Status::is_of)));
+    }
+    if !selector.os.is_empty() {
+        options.extend(words("--os", &present(&without(|other| other.os.clear()), OperatingSystem::is_of)));
+    }
+    if !selector.types.is_empty() {
+        options.extend(words("--type", &present(&without(|other| other.types.clear()), ArcType::is_of)));
+    }
+    options
 }
 
 /// The most suggestions in an error.

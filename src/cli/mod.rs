@@ -23,6 +23,7 @@ use crate::azure::cloud::{Cloud, CloudName, Endpoints};
 use crate::azure::credentials::cli_tools::cloud::azure_cli_cloud;
 use crate::azure::credentials::{CredentialOptions, CredentialSource};
 use crate::azure::hybrid_compute::extension::SshExtension;
+use crate::azure::hybrid_compute::filter::{ArcType, OperatingSystem, Status};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
@@ -310,6 +311,8 @@ const WARM_EXAMPLES: &str = "\
 Examples:
   arcssh warm -g rg-web                    before you run a playbook
   arcssh warm --all --jobs 20              20 machines in parallel
+  arcssh warm --os linux --status connected
+                                           by their properties in Azure
 
 Connects to each machine's sshd once, without a login. OpenSSH 9.8 and later
 limits such connections (PerSourcePenalties).";
@@ -456,19 +459,52 @@ pub(crate) struct SelectionArgs {
     /// Select machines with this tag
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag, display_order = 3, add = complete::tag())]
     pub(crate) tags: Vec<String>,
+    /// Select machines with this operating system
+    #[arg(long, value_enum, ignore_case = true, display_order = 4, hide_short_help = true)]
+    pub(crate) os: Vec<OperatingSystem>,
+    /// Select machines with this status; Azure learns about a lost machine up to half an hour late
+    #[arg(
+        long = "status",
+        value_name = "STATUS",
+        value_enum,
+        ignore_case = true,
+        display_order = 5,
+        hide_short_help = true
+    )]
+    pub(crate) statuses: Vec<Status>,
+    /// Select machines whose resource ID has this type, also as Azure spells it
+    #[arg(
+        long = "type",
+        alias = "resource-type",
+        value_name = "TYPE",
+        value_enum,
+        ignore_case = true,
+        display_order = 6,
+        hide_short_help = true
+    )]
+    pub(crate) types: Vec<ArcType>,
     /// Select all machines that the account can see
-    #[arg(long, display_order = 4)]
+    #[arg(long, display_order = 7)]
     pub(crate) all: bool,
 }
 
 impl SelectionArgs {
     /// Returns whether the selection is a filter, which selects machines that the user did not name.
     fn is_filter(&self) -> bool {
-        self.all || !self.groups.is_empty() || !self.tags.is_empty()
+        let Self { groups, tags, os, types, statuses, .. } = self;
+        let is_narrowed = !(groups.is_empty() && tags.is_empty() && os.is_empty())
+            || !(types.is_empty() && statuses.is_empty());
+        self.all || is_narrowed
     }
 }
 
+/// The value of `arcssh config --status`: the entry of a machine that is offline would disappear with the next run.
+fn no_status(_: &str) -> Result<Status, &'static str> {
+    Err("a host entry must not depend on the status of its machine: select machines by --os, --type or --tag")
+}
+
 #[derive(Debug, Args)]
+#[command(mut_arg("statuses", |arg| arg.hide(true).value_parser(no_status)))]
 pub(crate) struct ConfigArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
@@ -540,7 +576,7 @@ pub(crate) struct ConfigArgs {
     /// removed.
     #[arg(
         long,
-        conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "all"],
+        conflicts_with_all = ["verify", "wildcard", "user", "groups", "subscriptions", "tags", "os", "types", "all"],
         help_heading = "Output"
     )]
     pub(crate) remove: bool,
@@ -556,7 +592,7 @@ pub(crate) struct ConfigArgs {
     /// Check with ssh that it uses the host entries, or those of these machines, and write nothing
     #[arg(
         long,
-        conflicts_with_all = ["wildcard", "groups", "subscriptions", "tags", "all"],
+        conflicts_with_all = ["wildcard", "groups", "subscriptions", "tags", "os", "types", "all"],
         hide_short_help = true, help_heading = "Output"
     )]
     pub(crate) verify: bool,

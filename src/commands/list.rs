@@ -289,8 +289,9 @@ fn counted(machines: usize) -> String {
     format!("{machines} machine{}", if machines == 1 { "" } else { "s" })
 }
 
-/// Returns the command that writes host entries for the selection.
+/// Returns the command that writes host entries for the selection, which cannot depend on a status.
 fn configuring(typed: &MachineSelector) -> String {
+    let typed = MachineSelector { statuses: BTreeSet::new(), ..typed.clone() };
     let all = Some("--all".to_owned()).filter(|_| typed.all || typed.is_empty());
     let names = typed.machines.iter().map(|name| shell_quote(name));
     let words = names.chain(all).chain([typed.filter_options()]).filter(|word| !word.is_empty());

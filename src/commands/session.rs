@@ -263,6 +263,9 @@ pub(crate) fn to_selector(args: &SelectionArgs) -> MachineSelector {
         groups: set(&args.groups),
         subscriptions: set(&args.subscriptions),
         tags: set(&args.tags),
+        os: args.os.iter().copied().collect(),
+        types: args.types.iter().copied().collect(),
+        statuses: args.statuses.iter().copied().collect(),
         all: args.all,
         ..MachineSelector::default()
     }

@@ -186,7 +186,9 @@ fn completed_by(shell: &str, name: &str, script: &str) -> String {
         "zsh" => command.args(["-f", "-c", script, shell]),
         _ => command.args(["--no-config", "-c", script]),
     };
-    // fish also loads completions that are installed for arcssh.
+    // The scripts run arcssh. fish also loads completions that are installed for arcssh.
+    let programs = Path::new(ARCSSH).parent().unwrap().display();
+    command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap()));
     run(command.arg(&file).env("XDG_DATA_DIRS", w.home())).clean()
 }
 
@@ -194,7 +196,7 @@ fn completed_by(shell: &str, name: &str, script: &str) -> String {
 fn bash_completes_commands_and_options() {
     let script = r#"source "$1"
         complete -p arcssh >/dev/null
-        try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _arcssh arcssh "${@: -1}" "${@: -2:1}"; echo "${COMPREPLY[*]}"; }
+        try() { COMP_WORDS=("$@"); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; _arcssh arcssh "${@: -1}"; echo "${COMPREPLY[*]}"; }
         try arcssh acc; try arcssh warm --all --j; try arcssh proxy --service ''"#;
     assert_eq!(completed_by("bash", "arcssh", script), "account\n--jobs\nSSH WAC\n");
 }
@@ -216,7 +218,7 @@ fn zsh_shows_the_description_of_each_command_option_and_value() {
         press() { zpty -w -n user "$1"; zpty -r user shown "*$2*"; print -r -- "$shown"; zpty -w -n user $'\x15'; }
         press $'arcssh \t\t' 'warm *advance'
         press $'arcssh login --\t\t' '--verbose *more'
-        press $'arcssh list --format \t\t' 'table *columns'"#;
+        press $'arcssh list --format \t\t' 'ansible *inventory'"#;
     let shown = completed_by("zsh", "_arcssh", script);
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     for (command, text) in descriptions() {
@@ -247,18 +249,15 @@ fn fish_completes_commands_and_options() {
 
 #[test]
 fn completions_of_each_shell_contain_every_command() {
-    for (shell, before, after) in [
-        ("bash", "arcssh,", ")"),
-        ("zsh", "'", ":"),
-        ("fish", "needs_command\" -f -a \"", "\""),
-        ("powershell", "::new('", "',"),
-        ("elvish", "cand ", " '"),
-    ] {
-        let script = run_arcssh(&["completions", shell]).clean();
+    for (shell, separator) in [("bash", '\n'), ("zsh", ':'), ("fish", '\t'), ("powershell", '\t')] {
+        let values = run_arcssh(&["complete", shell, "--"]).clean();
         for command in commands() {
-            assert!(script.contains(&format!("{before}{command}{after}")), "{shell}: {command}");
+            let is_completed = |line: &str| line.split(separator).next() == Some(&command);
+            assert!(values.lines().any(is_completed), "{shell}: {command}: {values}");
         }
     }
+    let elvish = run_arcssh(&["completions", "elvish"]).clean();
+    assert!(commands().iter().all(|command| elvish.contains(&format!("cand {command} '"))));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! rejects it, each subscription lists its machines.
 
 pub(crate) mod extension;
+pub(crate) mod filter;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
