@@ -141,7 +141,7 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::Completions(args) => commands::completions::run(args),
         Command::Complete(args) => commands::complete::run(args),
         Command::Man(args) => commands::man::run(args),
-        Command::Version => commands::version::run(&cli.log),
+        Command::Version(args) => commands::version::run(args, &cli.log),
     }
 }
 

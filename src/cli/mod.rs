@@ -79,13 +79,17 @@ impl Cli {
         if let (Command::Doctor(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
             args.typed = typed_azure_options(matches);
         }
-        if let Command::List(args) = &cli.command
-            && let Some(option) = args.conflict_with_table()
-        {
+        let conflict = match &cli.command {
+            Command::List(args) => args.conflict_with_table().map(|option| ("list", option, "table")),
+            Command::Config(args) => args.conflict_with_block().map(|option| ("config", option, "-")),
+            _ => None,
+        };
+        if let Some((name, option, format)) = conflict {
             let mut command = with_fixed_usage(Self::command());
-            let command = command.find_subcommand_mut("list").cloned().unwrap_or_default();
-            let message = format!("the argument '{option}' cannot be used with '--format table'");
-            return Err(command.bin_name("arcssh list").error(ErrorKind::ArgumentConflict, message));
+            let command = command.find_subcommand_mut(name).cloned().unwrap_or_default();
+            let message = format!("the argument '{option}' cannot be used with '--output {format}'");
+            let mut command = command.bin_name(format!("arcssh {name}"));
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
         }
         Ok(cli)
     }
@@ -260,7 +264,7 @@ pub(crate) enum Command {
     /// Write the manual pages to a directory
     Man(ManArgs),
     /// Print the version, and details with --verbose
-    Version,
+    Version(OutputArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -293,7 +297,7 @@ it is stored in a file that only you can read.";
 const LIST_EXAMPLES: &str = "\
 Examples:
   arcssh list -g rg-web                    list a resource group
-  arcssh list --tag env=prod --format json
+  arcssh list --tag env=prod -o json
                                            print JSON
   arcssh list --list                       print an Ansible inventory
   arcssh list --standalone                 one that needs no ssh configuration";
@@ -564,9 +568,17 @@ pub(crate) struct ConfigArgs {
     /// File to write, for Include or ssh -F [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
     pub(crate) file: Option<PathBuf>,
-    /// Print the managed block to standard output (`-`)
-    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["file", "dry_run", "remove", "verify"], hide_short_help = true, help_heading = "Output")]
-    pub(crate) output: Option<String>,
+    /// Output format [default: table]; `-` prints the managed block instead of writing it
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        ignore_case = true,
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: Option<ConfigFormat>,
     /// Show the changes only; exit with status 1 if there are any
     #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
@@ -602,7 +614,33 @@ pub(crate) struct ConfigArgs {
     pub(crate) azure: AzureArgs,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ConfigFormat {
+    #[value(help = "text for people")]
+    Table,
+    #[value(help = "the changes as one JSON document, docs/JSON.md")]
+    Json,
+    #[value(name = "-", help = "the managed block")]
+    Block,
+}
+
 impl ConfigArgs {
+    pub(crate) fn is_json(&self) -> bool {
+        self.output == Some(ConfigFormat::Json)
+    }
+
+    /// The option that writes or checks a file, if the user also asks for the managed block on standard output.
+    fn conflict_with_block(&self) -> Option<&'static str> {
+        let options = [
+            (self.file.is_some(), "--file"),
+            (self.dry_run, "--dry-run"),
+            (self.remove, "--remove"),
+            (self.verify, "--verify"),
+        ];
+        let is_block = self.output == Some(ConfigFormat::Block);
+        options.iter().find(|(given, _)| *given && is_block).map(|(_, option)| *option)
+    }
+
     /// Parses a command line of `arcssh config` that `arcssh setup` runs, with the credential and cloud of `setup`.
     ///
     /// # Errors
@@ -620,7 +658,15 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     /// Output format [default: table]
-    #[arg(long, value_enum, help_heading = "Output")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "format",
+        value_name = "FORMAT",
+        value_enum,
+        ignore_case = true,
+        help_heading = "Output"
+    )]
     pub(crate) format: Option<ListFormat>,
     /// Print all hosts, as an Ansible inventory script
     #[arg(long, help_heading = "Output")]
@@ -679,6 +725,17 @@ pub(crate) struct CertArgs {
     /// With --public-key: keep a certificate in the file that is valid for 5 more minutes
     #[arg(long, requires = "public_key", hide_short_help = true)]
     pub(crate) if_needed: bool,
+    /// With --show: output format [default: table]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        ignore_case = true,
+        requires = "show",
+        hide_short_help = true
+    )]
+    pub(crate) output: Option<OutputFormat>,
     /// With --file: fail unless the certificate is valid for this login name
     #[arg(long, value_name = "NAME", requires = "file", value_parser = login_name, hide_short_help = true)]
     pub(crate) login_name: Option<String>,
@@ -717,6 +774,8 @@ pub(crate) struct WarmArgs {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8")]
     pub(crate) jobs: u8,
     #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }
 
@@ -730,6 +789,8 @@ pub(crate) struct KnownHostsArgs {
     /// Number of machines to connect to in parallel
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8")]
     pub(crate) jobs: u8,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }
@@ -835,8 +896,10 @@ pub(crate) struct DoctorArgs {
     /// ssh configuration to check [default: ~/.ssh/config]
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, hide = true, conflicts_with = "output")]
     pub(crate) json: bool,
     /// Write an archive (.tar.gz) for a bug report, without passwords, tokens and keys
     #[arg(long, value_name = "FILE", conflicts_with = "fix")]
@@ -864,7 +927,7 @@ pub(crate) struct CacheArgs {
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum CacheCommand {
     /// List the cached entries, without secrets
-    Show,
+    Show(OutputArgs),
     /// Delete everything except the sign-in
     Clear,
 }
@@ -874,6 +937,8 @@ pub(crate) struct LastArgs {
     /// Name, GROUP/NAME, resource ID or ssh host name of a machine [default: the machine of the latest error]
     #[arg(value_name = "MACHINE", add = complete::machine())]
     pub(crate) machine: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -888,6 +953,40 @@ pub(crate) struct ManArgs {
     /// Directory to write to
     #[arg(value_name = "DIRECTORY")]
     pub(crate) directory: PathBuf,
+}
+
+/// The format of standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    #[default]
+    #[value(help = "text for people")]
+    Table,
+    #[value(help = "one JSON document, docs/JSON.md")]
+    Json,
+}
+
+/// The format of the output. Errors are text on standard error in either format.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Output format [default: table]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        ignore_case = true,
+        default_value_t,
+        hide_default_value = true,
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
+    pub(crate) output: OutputFormat,
+}
+
+impl OutputArgs {
+    pub(crate) fn is_json(self) -> bool {
+        self.output == OutputFormat::Json
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -924,6 +1023,8 @@ pub(crate) struct LoginArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AccountArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }
@@ -1198,7 +1299,7 @@ mod tests {
             let matches = Cli::command().try_get_matches_from(words).unwrap();
             let error = Cli::of(&matches).err().map(|error| error.to_string());
             assert_eq!(error.is_none(), is_valid, "{error:?}");
-            assert!(error.is_none_or(|error| error.contains("cannot be used with '--format table'")));
+            assert!(error.is_none_or(|error| error.contains("cannot be used with '--output table'")));
         }
     }
 

@@ -1,5 +1,7 @@
 //! `arcssh account`: shows the account in use and its credential source.
 
+use serde_json::json;
+
 use crate::azure::arm::ArmError;
 use crate::azure::credentials::{AccessToken, CredentialSource};
 use crate::azure::login::{self, Account};
@@ -7,7 +9,7 @@ use crate::cli::AccountArgs;
 use crate::commands::session::Session;
 use crate::diagnosis::Result;
 use crate::system::clock::{format_duration, format_time};
-use crate::terminal::output::print;
+use crate::terminal::output::{print, print_json};
 use crate::terminal::progress::{Progress, Step};
 use crate::text::fields;
 
@@ -20,12 +22,21 @@ pub(crate) async fn run(args: &AccountArgs) -> Result<u8> {
     let progress = Progress::default();
     progress.set(Step::wait("access token").with(" from Entra ID"));
     let token = progress.run(session.credentials().token(None)).await.map_err(ArmError::from)?;
+    let stored = refresh_token_location(&token, &session)?;
+    if args.output.is_json() {
+        let stored = Some(stored).filter(|stored| !stored.is_empty());
+        print_json(&json!({
+            "source": token.source.name(), "account": token.account_name(), "tenant": token.tenant(),
+            "expires": format_time(token.expires_on), "refreshToken": stored,
+        }))?;
+        return Ok(0);
+    }
     let account = fields(&[
         ("source", token.source.title().to_owned()),
         ("account", token.account_name()),
         ("tenant", token.tenant()),
         ("expires", expiry(&token)),
-        ("stored", refresh_token_location(&token, &session)?),
+        ("stored", stored),
     ]);
     print(&account)?;
     Ok(0)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::azure::credentials::AccessToken;
 use crate::azure::relay_credential_cache::life_left;
 use crate::azure::resource_id::ResourceId;
@@ -15,7 +17,7 @@ use crate::state::{Key, Kind, Store};
 use crate::system::clock::{format_duration, format_time, since_epoch, unix_now};
 use crate::terminal::output::{Screen, print};
 use crate::terminal::table::{Column, Table};
-use crate::text::sanitize;
+use crate::text::{json_text, sanitize};
 
 /// Shows or clears the cache and returns the exit status.
 ///
@@ -24,7 +26,8 @@ use crate::text::sanitize;
 pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
     let store = Store::open()?;
     let text = match args.command {
-        CacheCommand::Show => show(&store, Screen::stdout())?,
+        CacheCommand::Show(args) if args.is_json() => json_text(&entries(&store)?) + "\n",
+        CacheCommand::Show(_) => show(&store, Screen::stdout())?,
         CacheCommand::Clear => cleared(&store.clear(|kind| kind != Kind::Account), &store),
     };
     print(&text)?;
@@ -43,6 +46,22 @@ fn cleared(kinds: &[Kind], store: &Store) -> String {
     };
     let sign_in = if store.files_of(Kind::Account).is_empty() { "" } else { "; the sign-in remains" };
     format!("{total}{sign_in}\n")
+}
+
+fn entries(store: &Store) -> Result<Value> {
+    let mut entries = Vec::new();
+    for key in store.keys() {
+        let id = machine(&key.name);
+        let object = if id.is_some() { None } else { Some(object(store, &key)?) };
+        let service = id.as_ref().and_then(|_| key.name.split(' ').nth(2).map(str::to_owned));
+        let port = id.as_ref().and_then(|_| key.name.split(' ').nth(3)?.parse::<u16>().ok());
+        let expires = life(store, &key)?.map(|left| format_time(unix_now() + left.as_secs()));
+        entries.push(json!({
+            "kind": key.kind.name(), "id": id.map(|id| id.to_string()), "service": service, "port": port,
+            "for": object, "expires": expires,
+        }));
+    }
+    Ok(json!({ "directory": store.folder().map(|folder| folder.display().to_string()), "entries": entries }))
 }
 
 fn show(store: &Store, screen: Screen) -> Result<String> {
@@ -107,17 +126,27 @@ fn account_of(token: &AccessToken) -> String {
 
 /// Returns when a value expires: on a terminal, how long that takes.
 fn expiry(store: &Store, key: &Key, screen: Screen) -> Result<String> {
-    let left = match key.kind {
-        Kind::Relay => life_left(store, key)?,
-        Kind::Certificate => cache::summary(store, key)?.1,
-        Kind::Token => store.read::<AccessToken>(key)?.and_then(|token| token.left()),
-        Kind::Throttle => store.read::<Duration>(key)?.and_then(|until| until.checked_sub(since_epoch())),
-        Kind::Account => return Ok("at logout".into()),
-        _ => return Ok("-".into()),
-    };
+    if key.kind == Kind::Account {
+        return Ok("at logout".into());
+    }
+    if !matches!(key.kind, Kind::Relay | Kind::Certificate | Kind::Token | Kind::Throttle) {
+        return Ok("-".into());
+    }
+    let left = life(store, key)?;
     Ok(match left {
         None => "expired".into(),
         Some(left) if screen.is_terminal() => format!("in {}", format_duration(left)),
         Some(left) => format_time(unix_now() + left.as_secs()),
+    })
+}
+
+/// Returns how long a value remains valid; `None` if it has expired, or has no time of its own.
+fn life(store: &Store, key: &Key) -> Result<Option<Duration>> {
+    Ok(match key.kind {
+        Kind::Relay => life_left(store, key)?,
+        Kind::Certificate => cache::summary(store, key)?.1,
+        Kind::Token => store.read::<AccessToken>(key)?.and_then(|token| token.left()),
+        Kind::Throttle => store.read::<Duration>(key)?.and_then(|until| until.checked_sub(since_epoch())),
+        _ => None,
     })
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use ring::digest::{SHA256, digest};
 
-use crate::cli::CertArgs;
 use crate::cli::proxy_command::{HostEntry, first_entry};
+use crate::cli::{CertArgs, OutputFormat};
 use crate::commands::session::Session;
 use crate::diagnosis::Result;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
@@ -21,7 +21,7 @@ use crate::ssh::rsa_key::PublicKey;
 use crate::state::{Key, Kind, Store};
 use crate::system::clock::unix_now;
 use crate::system::files;
-use crate::terminal::output::{note, print};
+use crate::terminal::output::{note, print, print_json};
 use crate::terminal::progress::{Progress, Step};
 use crate::text::{hex, shell_quote};
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     }
     let certificates = CertificateCache::new(session.credentials(), args.certificate.options())?;
     if args.show {
-        return show(&certificates);
+        return show(&certificates, args.output.unwrap_or_default());
     }
     let Some(file) = &args.file else {
         let certificate = with_progress(certificates.pair()).await?.certificate;
@@ -223,11 +223,14 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     files::replace(file, text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn show(certificates: &CertificateCache) -> Result<u8> {
+fn show(certificates: &CertificateCache, format: OutputFormat) -> Result<u8> {
     let Some(CertifiedKey { certificate, .. }) = certificates.cached()? else {
         return Err(IssueError::NotCached.into());
     };
-    print(&certificate.to_string())?;
+    match format {
+        OutputFormat::Json => print_json(&certificate.json())?,
+        OutputFormat::Table => print(&certificate.to_string())?,
+    }
     Ok(0)
 }
 

@@ -9,19 +9,20 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::azure::cloud::CloudName;
 use crate::cli::KnownHostsArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
-use crate::commands::session::{Session, for_each, note_disconnected, report_failures};
+use crate::commands::session::{Session, failure, for_each, note_disconnected, report_failures};
 use crate::diagnosis::{Context, Error, Result};
 use crate::machines::{NamedMachine, key_names};
 use crate::ssh::host_entry::{Host, Platform, is_alias};
 use crate::ssh::{SshError, client, fault};
 use crate::system::files::{MAX_TEXT, read_text};
 use crate::system::timeout::with_timeout;
-use crate::terminal::output::{note, print};
+use crate::terminal::output::{note, print, print_json};
 use crate::text::{sanitize, shell_quote};
 
 /// The algorithms to request, one kind in each connection: ssh receives one host key. An RSA key has several algorithms
@@ -59,19 +60,37 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
         lines.await.map_err(|error: Error| error.during(Context::connecting(target)))
     };
     let results = for_each(&machines, args.jobs, read).await;
-    for lines in results.iter().flatten() {
-        print(lines)?;
+    if args.output.is_json() {
+        print_json(&Value::from_iter(
+            machines.iter().zip(&results).map(|(named, lines)| keys(named, lines)),
+        ))?;
+    } else {
+        results.iter().flatten().try_for_each(|lines| print(lines))?;
     }
     if let Some(status) = report_failures(results, |machines| format!("read the host keys of {machines}")) {
         return Ok(status);
     }
-    if cfg!(unix) && stdout().is_terminal() {
+    if cfg!(unix) && stdout().is_terminal() && !args.output.is_json() {
         let words: Vec<String> =
             std::env::args_os().skip(1).map(|word| shell_quote(&word.to_string_lossy())).collect();
         let command = format!("arcssh {} >> ~/.ssh/known_hosts", words.join(" "));
         note(&format!("hint: to add these host keys to ssh's known hosts, run: {command}"));
     }
     Ok(0)
+}
+
+/// Returns the host keys of a machine as JSON. A line has the names, the type and the key (sshd(8), "SSH_KNOWN_HOSTS FILE
+/// FORMAT").
+fn keys(named: &NamedMachine, lines: &Result<String>) -> Value {
+    let key = |line: &str| {
+        let mut words = line.split(' ');
+        let names: Vec<&str> = words.next()?.split(',').collect();
+        Some(json!({ "names": names, "type": words.next()?, "key": words.next()? }))
+    };
+    let keys = lines.iter().flat_map(|lines| lines.lines()).filter_map(key);
+    let mut object = failure(named, lines);
+    object["keys"] = keys.collect();
+    object
 }
 
 /// Returns a line for each host key of a machine.

@@ -1,5 +1,7 @@
 //! `arcssh last`: shows the last connection error, in case ssh did not show it.
 
+use serde_json::{Value, json};
+
 use crate::azure::resource_id::ResourceId;
 use crate::cli::LastArgs;
 use crate::cli::proxy_command::find_entry;
@@ -10,7 +12,7 @@ use crate::machines::{Names, similar};
 use crate::ssh::managed_block;
 use crate::state::Store;
 use crate::system::clock::{format_ago, format_time};
-use crate::terminal::output::{Screen, print};
+use crate::terminal::output::{Screen, print, print_json};
 use crate::terminal::table::{Column, Table};
 use crate::text::{fields, sanitize, shell_quote};
 
@@ -28,6 +30,10 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
         let is_target = |error: &LastError| target.as_ref().is_some_and(|target| error.is_about(target));
         errors.retain(|error| error.is_about(machine) || is_target(error));
     }
+    if args.output.is_json() {
+        print_json(&Value::from_iter(errors.into_iter().map(object)))?;
+        return Ok(0);
+    }
     let text = match errors.split_first() {
         Some((last, [])) => describe(last, names),
         Some((last, others)) => {
@@ -38,6 +44,15 @@ pub(crate) fn run(args: &LastArgs) -> Result<u8> {
     };
     print(&text)?;
     Ok(0)
+}
+
+fn object(error: LastError) -> Value {
+    let exit_status = u8::from(error.diagnosis.code.exit_status());
+    let Diagnosis { code, summary, hint, request_id } = error.diagnosis.on_one_line();
+    json!({
+        "name": error.name, "id": error.machine, "port": error.port, "time": format_time(error.at), "code": code,
+        "error": summary, "hint": hint, "requestId": request_id, "exitStatus": exit_status,
+    })
 }
 
 /// Returns the machine of a host entry in the user's ssh configuration.

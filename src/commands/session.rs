@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
 
 use crate::azure::arm::Arm;
 use crate::azure::cloud::Cloud;
@@ -232,6 +233,15 @@ pub(crate) fn report_failures<T>(
         note(&summary(&format!("{} of {} machines", grouped(done), grouped(all))));
     }
     Some(status)
+}
+
+/// Returns a machine and its error, if it has one, as JSON.
+pub(crate) fn failure<T>(named: &NamedMachine, result: &Result<T>) -> Value {
+    let diagnosis = result.as_ref().err().map(|error| error.diagnose().on_one_line());
+    let (code, hint) = (diagnosis.as_ref().map(|one| one.code), diagnosis.as_ref().map(|one| &one.hint));
+    let error = diagnosis.as_ref().map(|one| &one.summary);
+    let id = &named.machine.id;
+    json!({ "name": id.name, "id": id.to_string(), "code": code, "error": error, "hint": hint })
 }
 
 /// Returns the name of a machine, with its status if it is not connected to Azure.

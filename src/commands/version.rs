@@ -2,18 +2,26 @@
 
 use std::process::{Command, Stdio};
 
-use crate::cli::LogArgs;
+use serde_json::Value;
+
+use crate::cli::{LogArgs, OutputArgs};
 use crate::diagnosis::Result;
 use crate::ssh::client;
 use crate::state::Store;
-use crate::terminal::output::print;
+use crate::terminal::output::{print, print_json};
 use crate::text::fields;
 
 /// Prints the version and returns the exit status.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub(crate) fn run(log: &LogArgs) -> Result<u8> {
+pub(crate) fn run(args: &OutputArgs, log: &LogArgs) -> Result<u8> {
+    if args.is_json() {
+        let details = details().map(|(name, value)| (name.to_owned(), Value::from(value)));
+        let version = ("version".to_owned(), Value::from(env!("CARGO_PKG_VERSION")));
+        print_json(&Value::Object([version].into_iter().chain(details).collect()))?;
+        return Ok(0);
+    }
     let mut text = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
     if log.verbose > 0 {
         text += &fields(&details());

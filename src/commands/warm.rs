@@ -1,10 +1,12 @@
 //! `arcssh warm`: connects to each machine once, so that its next connection uses cached credentials.
 
+use serde_json::{Value, json};
+
 use crate::cli::WarmArgs;
-use crate::commands::session::{Session, for_each, note_disconnected};
+use crate::commands::session::{Session, failure, for_each, note_disconnected};
 use crate::diagnosis::{self, Context, Result, all_done};
 use crate::machines::NamedMachine;
-use crate::terminal::output::print;
+use crate::terminal::output::{print, print_json};
 use crate::text::grouped;
 
 /// Connects to the machines and returns the exit status.
@@ -20,7 +22,20 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
         let result = session.connect(&target, args.target.wait).await;
         result.map_err(|error| error.during(Context::connecting(target)))
     };
-    report(for_each(&machines, args.jobs, connect).await)
+    let results = for_each(&machines, args.jobs, connect).await;
+    if args.output.is_json() {
+        print_json(&Value::from_iter(
+            machines.iter().zip(&results).map(|(named, result)| outcome(named, result)),
+        ))?;
+        return Ok(all_done(results).map_or_else(|error| diagnosis::report(&error), |()| 0));
+    }
+    report(results)
+}
+
+fn outcome(named: &NamedMachine, result: &Result<()>) -> Value {
+    let mut object = failure(named, result);
+    object["ready"] = json!(result.is_ok());
+    object
 }
 
 /// Prints the errors and then how many machines are ready, and returns the exit status.

@@ -3,11 +3,12 @@
 use std::io::{ErrorKind, IsTerminal as _, Write};
 
 use clap::builder::styling::Style;
+use serde_json::Value;
 use tracing::{Level, enabled};
 
 use crate::terminal::palette::Colors;
 use crate::terminal::{TerminalError, tty};
-use crate::text::{grouped, lines, sanitize, width};
+use crate::text::{grouped, json_text, lines, sanitize, width};
 
 /// The target of log events whose text arcssh also prints. Only a log file contains them.
 pub(crate) const PRINTED: &str = "arcssh::printed";
@@ -94,6 +95,14 @@ pub(crate) fn print_on_stderr(text: &str) {
 /// Writes lines that quote others to standard error, without unsafe characters. A failed write is ignored.
 pub(crate) fn print_sanitized_on_stderr(text: &str) {
     print_on_stderr(&lines(text));
+}
+
+/// Prints a JSON document.
+///
+/// # Errors
+/// [`TerminalError::Stdout`].
+pub(crate) fn print_json(value: &Value) -> Result<(), TerminalError> {
+    print(&(json_text(value) + "\n"))
 }
 
 /// Prints the output of a command. A reader that closes the pipe has read enough.

@@ -218,7 +218,7 @@ fn zsh_shows_the_description_of_each_command_option_and_value() {
         press() { zpty -w -n user "$1"; zpty -r user shown "*$2*"; print -r -- "$shown"; zpty -w -n user $'\x15'; }
         press $'arcssh \t\t' 'warm *advance'
         press $'arcssh login --\t\t' '--verbose *more'
-        press $'arcssh list --format \t\t' 'ansible *inventory'"#;
+        press $'arcssh list --output \t\t' 'ansible *inventory'"#;
     let shown = completed_by("zsh", "_arcssh", script);
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     for (command, text) in descriptions() {

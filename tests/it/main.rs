@@ -26,6 +26,7 @@ mod greeting;
 mod identity;
 mod interruption;
 mod ipv6;
+mod json;
 mod key_store;
 mod last;
 mod layers;

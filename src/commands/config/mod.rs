@@ -8,20 +8,20 @@ mod plan;
 mod remove;
 mod wildcard;
 
-use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, stdout};
 use std::path::Path;
 
 use anyhow::anyhow;
 use azure_core::time::OffsetDateTime;
+use serde_json::{Value, json};
 use similar::TextDiff;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use crate::cli::ConfigArgs;
 use crate::cli::entry_files::{self, Remark};
 use crate::cli::proxy_command::find_entry;
+use crate::cli::{ConfigArgs, ConfigFormat};
 use crate::commands::config::clean::clean_up;
 use crate::commands::config::entries::{Composed, Target, compose};
 use crate::commands::config::options::Options;
@@ -41,7 +41,7 @@ use crate::ssh::rsa_key::PublicKey;
 use crate::ssh::shell;
 use crate::ssh::used_names::UsedNames;
 use crate::ssh::verification::{self, Verified, View};
-use crate::terminal::output::{note, print};
+use crate::terminal::output::{note, print, print_json};
 use crate::terminal::palette::{ASIDE, BAD, Colors, GOOD};
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::Confirm;
@@ -61,10 +61,10 @@ struct Next {
 pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     let file = args.file.clone().map_or_else(managed_block::default_path, Ok)?;
     if args.verify {
-        return verify(&to_selector(&args.selection).machines, &file).await;
+        return verify(args, &file).await;
     }
     check_certificate(args)?;
-    if args.output.is_some() {
+    if args.output == Some(ConfigFormat::Block) {
         let composed = compose(args, Options::default(), &[], Target { file: &file, text: "" }).await?;
         print(&managed_block::block(&composed.options.line()?, &composed.host_entries))?;
         return Ok(0);
@@ -73,6 +73,10 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     let mut next = changed(args, &file, &before).await?;
     if args.dry_run {
         next.plan.print(When::DryRun);
+        if args.is_json() {
+            print_json(&report(&file, &next, &before, Written::No))?;
+            return Ok(u8::from(next.text != before));
+        }
         return show_difference(&file, &before, &next.text);
     }
     let is_confirmed = !args.remove && !args.yes && !next.plan.removed.is_empty();
@@ -94,6 +98,9 @@ pub(crate) async fn run(args: &ConfigArgs) -> Result<u8> {
     }
     let shown = if is_confirmed { Shown::Already } else { Shown::NotYet };
     let verified = write(args, &edit, &next, shown).await?;
+    if args.is_json() {
+        print_json(&report(&file, &next, edit.text(), Written::Yes))?;
+    }
     if args.adopt {
         clean_up(&next.text, args.clean, &args.azure.cloud.relay_suffixes())?;
     }
@@ -123,6 +130,22 @@ fn check_certificate(args: &ConfigArgs) -> Result<(), SshError> {
         Err(Problem::Unusable(cause)) => Err(SshError::CertificateFile { file: file.to_owned(), cause }),
         Ok(()) | Err(Problem::NotNow(_)) => Ok(()),
     }
+}
+
+/// Whether the run writes the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Yes,
+    No,
+}
+
+/// Returns the changes of a run as JSON.
+fn report(file: &Path, next: &Next, before: &str, written: Written) -> Value {
+    let is_changed = next.text != before;
+    json!({
+        "file": file.display().to_string(), "changed": is_changed, "written": is_changed && written == Written::Yes,
+        "changes": next.plan.json(),
+    })
 }
 
 /// Prints the command that connects with a host entry that this run named, added or changed.
@@ -324,8 +347,9 @@ fn own_block(text: &str) -> Result<&str> {
     Ok(managed_block::find(text)?.map_or("", |range| &text[range]))
 }
 
-/// Verifies the host entries of `names`, or all if `names` is empty.
-async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
+/// Verifies the host entries of the named machines, or all.
+async fn verify(args: &ConfigArgs, file: &Path) -> Result<u8> {
+    let names = &to_selector(&args.selection).machines;
     let mut text = managed_block::read_valid(file)?;
     if managed_block::find(&text)?.is_none() {
         let path = file.to_owned();
@@ -346,6 +370,9 @@ async fn verify(names: &BTreeSet<String>, file: &Path) -> Result<u8> {
     };
     shell::check().await?;
     note(&format!("verified {} in {}", counted(hosts), file.display()));
+    if args.is_json() {
+        print_json(&json!({ "file": file.display().to_string(), "hosts": hosts }))?;
+    }
     let (used, block) = (UsedNames::here(file), own_block(&text)?);
     let mut notes = Notes::default();
     managed_block::host_entries(block).iter().for_each(|entry| notes.add_options(&used, entry));

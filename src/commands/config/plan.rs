@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::{Value, json};
 use tracing::{Level, enabled};
 
 use crate::azure::resource_id::ResourceId;
@@ -87,6 +88,8 @@ pub(super) struct Plan {
     with_options: BTreeMap<Vec<UserOption>, Vec<String>>,
     /// The alias of the first of the most important changes.
     first: Option<(Kind, String)>,
+    /// Each change as JSON, without remarks.
+    changes: Vec<Value>,
 }
 
 impl Plan {
@@ -119,10 +122,12 @@ impl Plan {
             match entry.key().and_then(|key| by_machine.remove(&key)).and_then(|alias| old.remove(&alias)) {
                 Some(before) => {
                     plan.renamed.push(format!("{} to {}{note}", before.alias, entry.alias));
+                    plan.changes.push(entry.json("renamed", Some(&before.alias)));
                     plan.found(Kind::Renamed, &entry.alias);
                 }
                 None => {
                     plan.added.push(format!("{}{note}", entry.title()));
+                    plan.changes.push(entry.json("added", None));
                     plan.found(Kind::Added, &entry.alias);
                 }
             }
@@ -135,6 +140,7 @@ impl Plan {
             let reason = notes.of_machine.get(&key).map_or(String::new(), |reason| format!("; {reason}"));
             plan.reasons.push(format!("{}{reason}", entry.title()));
             plan.removed.push(entry.title());
+            plan.changes.push(entry.json("removed", None));
         }
         plan
     }
@@ -158,6 +164,7 @@ impl Plan {
         keywords.dedup();
         let changes = if keywords.is_empty() { "other text".to_owned() } else { keywords.join(", ") };
         self.changed.push(format!("{}: {changes}", new.alias));
+        self.changes.push(new.json("changed", None));
         self.found(Kind::Changed, &new.alias);
     }
 
@@ -165,6 +172,11 @@ impl Plan {
         if self.first.as_ref().is_none_or(|(other, _)| kind < *other) {
             self.first = Some((kind, alias.to_owned()));
         }
+    }
+
+    /// Returns each change as JSON.
+    pub(super) fn json(&self) -> Value {
+        Value::from(self.changes.clone())
     }
 
     /// Returns the alias of an entry that is new, if there is one, else of one that differs.
@@ -232,6 +244,11 @@ impl Entry {
 
     fn has_machine_of(&self, other: &Self) -> bool {
         self.key() == other.key()
+    }
+
+    fn json(&self, change: &str, old_alias: Option<&str>) -> Value {
+        let id = self.machine.as_ref().map(ToString::to_string);
+        json!({ "change": change, "alias": self.alias, "oldAlias": old_alias, "id": id })
     }
 
     /// The alias, with the group and the name of the machine.

@@ -8,6 +8,7 @@ use ring::rsa::PublicKeyComponents;
 use ring::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512,
 };
+use serde_json::{Value, json};
 
 use crate::ssh::rsa_key::{PublicKey, SSH_RSA, fingerprint};
 use crate::ssh::wire::{Malformed, Reader};
@@ -202,6 +203,20 @@ impl Certificate {
     /// The line of a `-cert.pub` file.
     pub(crate) fn to_line(&self) -> String {
         format!("{ALGORITHM} {}\n", STANDARD.encode(&self.blob))
+    }
+}
+
+impl Certificate {
+    /// Returns the contents as JSON. A time is `null` if there is no limit.
+    pub(crate) fn json(&self) -> Value {
+        let options = |options: &[NamedOption]| options.iter().map(ToString::to_string).collect::<Vec<_>>();
+        json!({
+            "loginName": self.login_name(), "principals": self.principals, "keyId": self.key_id,
+            "serial": self.serial.to_string(), "validFrom": Some(self.valid_after).filter(|at| *at > 0).map(format_time),
+            "expires": Some(self.valid_before).filter(|at| *at < u64::MAX).map(format_time),
+            "publicKey": fingerprint(&self.key.blob()), "signedBy": fingerprint(&self.authority),
+            "criticalOptions": options(&self.critical_options), "extensions": options(&self.extensions),
+        })
     }
 }
 
