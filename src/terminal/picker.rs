@@ -44,26 +44,36 @@ pub(crate) fn is_possible() -> bool {
 /// # Errors
 /// The user picks none, or the terminal cannot be read.
 pub(crate) async fn pick(lines: Vec<String>, choice: Choice) -> Result<Vec<usize>, TerminalError> {
-    let _modes = Modes::save();
+    let _modes = Modes::for_keys();
     // A thread reads the keys, so that a signal ends arcssh.
     let picked = spawn_blocking(move || List::new(&lines, choice).run(&Term::stderr())).await;
     let picked = picked.map_err(io::Error::other).and_then(|picked| picked).map_err(TerminalError::Stdin)?;
     picked.ok_or(TerminalError::NothingPicked)
 }
 
-/// The modes of the terminal. They are restored when the value is dropped, for example after a signal: a thread that waits
-/// for a key has changed them.
+/// The modes of the terminal. While the value exists, the terminal passes on each key and shows none, as `console` requires
+/// while it reads one. They are restored when the value is dropped, also after a signal.
 struct Modes {
     #[cfg(unix)]
     saved: Option<rustix::termios::Termios>,
 }
 
 impl Modes {
-    fn save() -> Self {
-        Self {
-            #[cfg(unix)]
-            saved: rustix::termios::tcgetattr(stdin()).ok(),
+    fn for_keys() -> Self {
+        #[cfg(unix)]
+        {
+            use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+            let saved = tcgetattr(stdin()).ok();
+            if let Some(modes) = &saved {
+                let mut raw = modes.clone();
+                raw.make_raw();
+                raw.output_modes = modes.output_modes;
+                let _ = tcsetattr(stdin(), OptionalActions::Now, &raw);
+            }
+            Self { saved }
         }
+        #[cfg(not(unix))]
+        Self {}
     }
 }
 

@@ -82,8 +82,9 @@ fn each_field_is_documented_and_each_documented_field_exists() {
     // A certificate is for a user.
     let as_user = |words: &[&str]| {
         let mut command = w.command(ARCSSH);
-        ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
-            .map(|name| drop(command.env_remove(name)));
+        for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"] {
+            command.env_remove(name);
+        }
         run(command.args(words))
     };
     assert_eq!(as_user(&["login", "--device-code"]).code, Some(0));

@@ -61,7 +61,7 @@ const USAGE: [Step; 9] = [
     Step("arcssh config --usr ada", ""),
     Step("arcssh config --adopt --remove", ""),
     Step("arcssh cache shwo", ""),
-    Step("arcssh list --format jso", ""),
+    Step("arcssh list --output jso", ""),
     Step("arcssh setup web01 --port 0", ""),
     Step("arcssh completions", ""),
     Step("arcssh --verbos list", ""),
@@ -85,7 +85,7 @@ const SIGN_IN: [Step; 5] = [
 
 const MACHINES: [Step; 6] = [
     Step("arcssh list", ""),
-    Step("arcssh list -g rg-web --format json", ""),
+    Step("arcssh list -g rg-web -o json", ""),
     Step("arcssh list web09", ""),
     Step("arcssh list -g rg-none", ""),
     Step("arcssh config web09", ""),
@@ -103,8 +103,9 @@ const CONFIG: [Step; 8] = [
     Step("arcssh config --file team.config web01", ""),
 ];
 
-const SETUP: [Step; 9] = [
-    Step("arcssh setup", ""),
+const SETUP: [Step; 10] = [
+    Step("env TERM=dumb arcssh setup", ""),
+    Step("arcssh setup --dry-run", "web02"),
     Step("arcssh setup new01 --dry-run", ""),
     Step("arcssh setup new01", "n"),
     Step("arcssh setup new01", "y"),
@@ -115,11 +116,10 @@ const SETUP: [Step; 9] = [
     Step("arcssh setup web01 --sshd", ""),
 ];
 
-const CONNECT: [Step; 9] = [
+const CONNECT: [Step; 8] = [
     Step("ssh -o BatchMode=yes web09.arc uptime", ""),
     Step("arcssh last web09.arc", ""),
     Step("arcssh warm web01 off01 web02 --jobs 1 --wait 0", ""),
-    Step("arcssh warm", ""),
     Step("arcssh known-hosts web01", ""),
     Step("arcssh known-hosts off01 --wait 0", ""),
     Step("arcssh proxy", ""),
@@ -273,7 +273,7 @@ fn output(w: &Lab, command: &str, answer: &str) -> (String, i32) {
             0 => break,
             length => output.extend(&part[..length]),
         }
-        if output.ends_with(b"] ")
+        if (output.ends_with(b"] ") || output.ends_with(b"Filter: "))
             && let Some(answer) = answers.pop()
         {
             writeln!(stdin, "{answer}").unwrap();

@@ -427,7 +427,7 @@ fn an_ambiguous_name_in_the_same_group_lists_the_subscriptions() {
     assert!(aliases.iter().any(|alias| other.starts_with(&format!("{alias} "))), "{shown}");
     let shown = run(&mut w.arcssh(&["cache", "show"])).clean();
     for alias in &aliases {
-        let start = format!("relay    {alias} ");
+        let start = format!("relay     {alias} ");
         let rows = shown.lines().filter(|line| line.starts_with(&start) && line.contains("  SSH 22  "));
         assert_eq!(rows.count(), 1, "{shown}");
     }
