@@ -496,8 +496,11 @@ impl SelectionArgs {
     /// Returns whether the selection is a filter, which selects machines that the user did not name.
     fn is_filter(&self) -> bool {
         let Self { groups, tags, os, types, statuses, .. } = self;
-        let is_narrowed = !(groups.is_empty() && tags.is_empty() && os.is_empty())
-            || !(types.is_empty() && statuses.is_empty());
+        let is_narrowed = !(groups.is_empty()
+            && tags.is_empty()
+            && os.is_empty()
+            && types.is_empty()
+            && statuses.is_empty());
         self.all || is_narrowed
     }
 }

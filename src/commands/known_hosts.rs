@@ -65,7 +65,7 @@ pub(crate) async fn run(args: &KnownHostsArgs) -> Result<u8> {
             machines.iter().zip(&results).map(|(named, lines)| keys(named, lines)),
         ))?;
     } else {
-        results.iter().flatten().try_for_each(|lines| print(lines))?;
+        results.iter().flatten().try_for_each(print)?;
     }
     if let Some(status) = report_failures(results, |machines| format!("read the host keys of {machines}")) {
         return Ok(status);
