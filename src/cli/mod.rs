@@ -2,6 +2,7 @@
 
 pub(crate) mod destination;
 pub(crate) mod entry_files;
+pub(crate) mod forward;
 pub(crate) mod proxy_command;
 
 use std::convert::Infallible;
@@ -26,6 +27,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
+use crate::cli::forward::ForwardArgs;
 use crate::entra_ssh::CertificateOptions;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
 use crate::terminal::palette::{COMMAND, HEADING, HELP};
@@ -76,6 +78,9 @@ impl Cli {
         let mut cli = Self::from_arg_matches(matches)?;
         if let (Command::Doctor(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
             args.typed = typed_azure_options(matches);
+        }
+        if let (Command::Forward(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            args.destination.typed = typed_azure_options(matches);
         }
         if let Command::List(args) = &cli.command
             && let Some(option) = args.conflict_with_table()
@@ -169,6 +174,7 @@ Start here:
 
 Connect:
   list         List Arc machines (table, JSON, Ansible)
+  forward      Forward local ports to machines
   warm         Fill the credential cache in advance
   cert         Get or show an Entra ID SSH certificate
   known-hosts  Print host keys as known_hosts lines
@@ -186,7 +192,7 @@ Maintain:
   version      Print the version, and details with --verbose";
 
 /// The commands that the short help omits, so that it fits a terminal of 24 lines.
-const RARE: [&str; 7] = ["warm", "cert", "known-hosts", "proxy", "completions", "man", "version"];
+const RARE: [&str; 8] = ["forward", "warm", "cert", "known-hosts", "proxy", "completions", "man", "version"];
 
 /// Returns the credential and cloud options of the command line, without those from the environment.
 fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
@@ -221,6 +227,9 @@ pub(crate) enum Command {
     /// List Arc machines (table, JSON, Ansible)
     #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
+    /// Forward local ports to machines
+    #[command(before_help = FORWARD_SCOPE, after_long_help = FORWARD_EXAMPLES)]
+    Forward(Box<ForwardArgs>),
     /// Get or show an Entra ID SSH certificate
     #[command(after_long_help = CERT_EXAMPLES)]
     Cert(CertArgs),
@@ -292,6 +301,22 @@ Examples:
                                            print JSON
   arcssh list --list                       print an Ansible inventory
   arcssh list --standalone                 one that needs no ssh configuration";
+
+/// The limit of `arcssh forward`, which users of other forwarders do not expect.
+const FORWARD_SCOPE: &str = "\
+Only the ports that setup enables can be reached: for SSH, and for Windows Admin
+Center with --service WAC. For all other ports, use the options -L and -D of ssh.";
+
+const FORWARD_EXAMPLES: &str = "\
+Examples:
+  arcssh forward web01                     choose a free port, and print it
+  arcssh forward web01=2201 web02=2202     for WinSCP, PuTTY and others
+  arcssh forward web01=./web01.sock        a Unix socket that only you can open
+  arcssh forward win01=6516 --service WAC  for https://localhost:6516
+  arcssh forward web01 --exec 'psftp -P {port} ada@{host}'
+                                           end with the command
+
+A connection that fails does not end arcssh. Ctrl-C does.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:

@@ -7,6 +7,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 mod destination;
 pub(crate) mod doctor;
+pub(crate) mod forward;
 pub(crate) mod known_hosts;
 pub(crate) mod last;
 pub(crate) mod list;

@@ -19,6 +19,7 @@ mod entra;
 mod failures;
 mod faults;
 mod fleets;
+mod forward;
 mod greeting;
 mod identity;
 mod interruption;
