@@ -93,8 +93,8 @@ fn start(cli: &Cli) -> Result<u8> {
         let _write_fails_instead = tokio::signal::unix::signal(FILE_TOO_LONG);
         match &cli.command {
             // They handle signals themselves: the message of the proxy names the current step, the doctor prints the results
-            // that it has, and the forwarder its totals.
-            Command::Proxy(_) | Command::Doctor(_) | Command::Forward(_) => run(cli).await,
+            // that it has, and the forwarder and the ping their totals.
+            Command::Proxy(_) | Command::Doctor(_) | Command::Forward(_) | Command::Ping(_) => run(cli).await,
             _ => system::signals::or_shutdown(run(cli), |number| Ok(128 + number)).await,
         }
     });
@@ -130,6 +130,7 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::Cert(args) => commands::cert::run(args).await,
         Command::Warm(args) => commands::warm::run(args).await,
         Command::Forward(args) => commands::forward::run(args).await,
+        Command::Ping(args) => commands::ping::run(args).await,
         Command::KnownHosts(args) => commands::known_hosts::run(args).await,
         Command::Setup(args) => match commands::setup::run(args).await? {
             Next::End(status) => Ok(status),

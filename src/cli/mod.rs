@@ -3,6 +3,7 @@
 pub(crate) mod destination;
 pub(crate) mod entry_files;
 pub(crate) mod forward;
+pub(crate) mod ping;
 pub(crate) mod proxy_command;
 
 use std::convert::Infallible;
@@ -28,6 +29,7 @@ use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::forward::ForwardArgs;
+use crate::cli::ping::PingArgs;
 use crate::entra_ssh::CertificateOptions;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
 use crate::terminal::palette::{COMMAND, HEADING, HELP};
@@ -80,6 +82,9 @@ impl Cli {
             args.typed = typed_azure_options(matches);
         }
         if let (Command::Forward(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            args.destination.typed = typed_azure_options(matches);
+        }
+        if let (Command::Ping(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
             args.destination.typed = typed_azure_options(matches);
         }
         if let Command::List(args) = &cli.command
@@ -183,6 +188,7 @@ Connect:
 Maintain:
   doctor       Diagnose connection problems
   last         Show the last connection error
+  ping         Measure a connection and round trips
   account      Show the Azure account in use
   cache        Show or clear the cache
   logout       Sign out and delete cached credentials
@@ -192,7 +198,8 @@ Maintain:
   version      Print the version, and details with --verbose";
 
 /// The commands that the short help omits, so that it fits a terminal of 24 lines.
-const RARE: [&str; 8] = ["forward", "warm", "cert", "known-hosts", "proxy", "completions", "man", "version"];
+const RARE: [&str; 9] =
+    ["forward", "warm", "cert", "known-hosts", "proxy", "ping", "completions", "man", "version"];
 
 /// Returns the credential and cloud options of the command line, without those from the environment.
 fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
@@ -249,6 +256,9 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Show the last connection error
     Last(LastArgs),
+    /// Measure a connection and round trips
+    #[command(after_long_help = PING_EXAMPLES)]
+    Ping(Box<PingArgs>),
     /// Show the Azure account in use
     Account(AccountArgs),
     /// Sign out and delete cached credentials
@@ -317,6 +327,16 @@ Examples:
                                            end with the command
 
 A connection that fails does not end arcssh. Ctrl-C does.";
+
+const PING_EXAMPLES: &str = "\
+Examples:
+  arcssh ping web01                        5 round trips
+  arcssh ping web01 -c 0 --interval 10     until Ctrl-C
+  arcssh ping web01 --json                 print JSON
+
+The relay answers each ping; only the first line includes the machine. arcssh
+connects to the machine's sshd once, without a login, and again each minute.
+OpenSSH 9.8 and later limits such connections (PerSourcePenalties).";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:

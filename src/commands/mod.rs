@@ -14,6 +14,7 @@ pub(crate) mod list;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+pub(crate) mod ping;
 pub(crate) mod provision;
 pub(crate) mod proxy;
 mod session;

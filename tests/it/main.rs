@@ -34,6 +34,7 @@ mod matrix;
 mod memory;
 mod named_files;
 mod namesakes;
+mod ping;
 mod plain_ssh;
 mod proxies;
 mod readme;

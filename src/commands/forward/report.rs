@@ -15,7 +15,7 @@ use crate::diagnosis::code::Code;
 use crate::diagnosis::{self, Context, Diagnosis, Result};
 use crate::system::clock::{format_time, unix_now};
 use crate::terminal::TerminalError;
-use crate::terminal::output::{note, print, print_sanitized_on_stderr};
+use crate::terminal::output::{end_line, note, print, print_sanitized_on_stderr};
 use crate::text::{grouped, json_text, sanitize};
 
 /// The time after which a note about a limit is repeated.
@@ -275,6 +275,7 @@ impl Report {
                 let noun = if connections == 1 { "connection" } else { "connections" };
                 let [connections, failed, sent, received] =
                     [connections, failed, sent, received].map(grouped);
+                end_line();
                 note(&format!("{connections} {noun}, {failed} failed; {sent} bytes sent, {received} received"));
                 Ok(())
             }
