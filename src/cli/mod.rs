@@ -179,7 +179,7 @@ Start here:
 
 Connect:
   list         List Arc machines (table, JSON, Ansible)
-  forward      Forward local ports to machines
+  forward      Forward local ports to sshd of machines
   warm         Fill the credential cache in advance
   cert         Get or show an Entra ID SSH certificate
   known-hosts  Print host keys as known_hosts lines
@@ -234,8 +234,11 @@ pub(crate) enum Command {
     /// List Arc machines (table, JSON, Ansible)
     #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
-    /// Forward local ports to machines
-    #[command(before_help = FORWARD_SCOPE, after_long_help = FORWARD_EXAMPLES)]
+    /// Forward local ports to sshd of machines
+    ///
+    /// Only the ports that setup enables can be reached: the one of SSH, and that of Windows Admin Center with --service WAC.
+    /// For other ports of a machine, use the options -L and -D of ssh.
+    #[command(after_help = FORWARD_SCOPE, after_long_help = FORWARD_EXAMPLES)]
     Forward(Box<ForwardArgs>),
     /// Get or show an Entra ID SSH certificate
     #[command(after_long_help = CERT_EXAMPLES)]
@@ -312,10 +315,8 @@ Examples:
   arcssh list --list                       print an Ansible inventory
   arcssh list --standalone                 one that needs no ssh configuration";
 
-/// The limit of `arcssh forward`, which users of other forwarders do not expect.
 const FORWARD_SCOPE: &str = "\
-Only the ports that setup enables can be reached: for SSH, and for Windows Admin
-Center with --service WAC. For all other ports, use the options -L and -D of ssh.";
+Other ports of a machine cannot be reached: use the options -L and -D of ssh.";
 
 const FORWARD_EXAMPLES: &str = "\
 Examples:

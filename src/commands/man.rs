@@ -83,6 +83,10 @@ const ENVIRONMENT: [(&str, &str); 26] = [
         "REQUESTS_CA_BUNDLE",
         "Root certificates of Azure CLI. arcssh does not read them, and names the variable in a hint.",
     ),
+    (
+        "ARCSSH_FORWARD_HOST, ARCSSH_FORWARD_PORT, ARCSSH_FORWARD_SOCKET",
+        "Set by arcssh-forward(1) for the command of --exec: where to connect to the first machine. Those of the second machine end in 2.",
+    ),
     ("RUST_LOG", "What to log, such as arcssh=debug."),
     ("NO_COLOR, CLICOLOR", "Without colours: if NO_COLOR is not empty, or CLICOLOR is 0."),
     ("XDG_STATE_HOME", "Parent directory of the state directory: ~/.local/state if not set."),

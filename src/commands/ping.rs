@@ -104,7 +104,9 @@ pub(crate) async fn run(args: &PingArgs) -> Result<u8> {
     let (result, status) = tokio::select! {
         biased;
         number = &mut signal => {
-            end_line();
+            if pinger.results.borrow().connected.is_some() {
+                end_line();
+            }
             (Ok(()), 128 + number)
         }
         result = pinger.measure() => (result, 0),

@@ -8,9 +8,9 @@ use futures_util::future::select_all;
 use tokio::net::{TcpListener, TcpSocket};
 
 #[cfg(unix)]
-pub(crate) use unix::{Client, Input};
+pub(crate) use unix::{Client, Input, Output};
 #[cfg(not(unix))]
-pub(crate) use windows::{Client, Input};
+pub(crate) use windows::{Client, Input, Output};
 
 /// The clients that may wait for [`Listener::accept`]. The system's own limit applies too (listen(2)).
 const BACKLOG: u32 = 1024;
@@ -199,7 +199,7 @@ mod unix {
     use crate::system::files::{is_own, parent};
 
     pub(crate) type Input = Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>;
-    type Output = Either<tcp::OwnedWriteHalf, unix::OwnedWriteHalf>;
+    pub(crate) type Output = Either<tcp::OwnedWriteHalf, unix::OwnedWriteHalf>;
 
     /// A client that connected to a listener.
     pub(crate) struct Client {
@@ -305,7 +305,7 @@ mod windows {
     use tokio::net::{TcpStream, tcp};
 
     pub(crate) type Input = tcp::OwnedReadHalf;
-    type Output = tcp::OwnedWriteHalf;
+    pub(crate) type Output = tcp::OwnedWriteHalf;
 
     /// A client that connected to a listener.
     pub(crate) struct Client {

@@ -449,7 +449,7 @@ fn clients_beyond_the_limit_of_descriptors_wait() {
     shell.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", ARCSSH, "forward", "--json", "web01", &option]);
     let forwarder = Forwarder::start(shell);
     forwarder.wait_for("listening", 1);
-    // (64 - 24 - 2) / 3
+    // (64 - 24 - 3) / 3
     let mut clients: Vec<TcpStream> = (0..15).map(|_| forwarder.connect()).collect();
     let carried: Vec<TcpStream> = clients.drain(..12).map(connected).collect();
     let limit = &forwarder.wait_for("limit", 1)[0];
@@ -481,7 +481,9 @@ fn a_failed_connection_ends_its_client_only() {
         while !is_closed(&mut client) {}
         let has_code = || forwarder.events("error").iter().any(|event| event["code"] == code);
         assert!(eventually(LIMIT, has_code), "{code}: {:?}", forwarder.events("error"));
-        drop(connected(forwarder.connect()));
+        let mut next = forwarder.connect();
+        let is_echoed = next.write_all(b"x").and_then(|()| next.read_exact(&mut [0]));
+        assert!(is_echoed.is_ok(), "{code}: {:?}", forwarder.stdout());
     }
     w.emulator().machine("web01").set_online(false);
     let mut client = forwarder.connect();
@@ -618,7 +620,7 @@ fn a_command_gets_ctrl_c_and_other_signals_reach_it() {
     let forwarder = Forwarder::start(w.arcssh(&["forward", "web01", "--exec", command]));
     assert!(eventually(LIMIT, || w.home().join("again").exists()));
     let (status, ended) = forwarder.end("TERM");
-    assert_eq!((status, ended.stdout()), (Some(143), vec!["terminated".to_owned()]));
+    assert_eq!((status, ended.stdout()), (Some(3), vec!["terminated".to_owned()]));
 }
 
 #[test]
@@ -668,4 +670,33 @@ fn signals_end_all_connections() {
         assert_eq!(json!(reasons), json!(["stopped", "stopped"]));
         assert!(!w.home().join("socket").exists());
     }
+}
+
+/// The machine closes its side while the client still sends, and the client reads slowly.
+#[test]
+fn a_client_that_still_sends_receives_everything() {
+    const SIZE: usize = 4 << 20;
+    let w = lab(&["web01"]);
+    let port = service(|mut connection| {
+        let _ = connection.write_all(&vec![7; SIZE]);
+        let _ = connection.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut connection, &mut std::io::sink());
+    });
+    let forwarder = Forwarder::json(&w, &["web01", &port_option(&w, port)]);
+    let mut client = forwarder.connect();
+    let mut output = client.try_clone().unwrap();
+    let sender = thread::spawn(move || while output.write_all(&[1; 4096]).is_ok() {});
+    let (mut received, mut buffer) = (0, [0; 16 << 10]);
+    loop {
+        match client.read(&mut buffer).unwrap() {
+            0 => break,
+            count => received += count,
+        }
+        thread::yield_now();
+    }
+    assert_eq!(received, SIZE);
+    drop(client.shutdown(Shutdown::Both));
+    sender.join().unwrap();
+    forwarder.wait_for("closed", 1);
+    forwarder.interrupt();
 }

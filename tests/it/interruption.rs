@@ -144,6 +144,13 @@ const PHASES: &[Phase] = &[
         prepare: offline,
         reached: "waiting for the agent",
     },
+    Phase {
+        name: "forward",
+        arguments: &["forward", "web01"],
+        prepare: |w| slow(w, ArmCall::ListCredentials),
+        reached: "waiting for",
+    },
+    Phase { name: "ping", arguments: &["ping", "web01"], prepare: offline, reached: "waiting for" },
     Phase { name: "warm", arguments: &["warm", "web01"], prepare: offline, reached: "waiting for" },
     Phase {
         name: "known-hosts",

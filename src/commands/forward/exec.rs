@@ -34,17 +34,14 @@ impl Exec {
     /// the signal too; arcssh passes other signals on.
     pub(super) async fn status(&mut self) -> Result<u8> {
         loop {
-            let number = tokio::select! {
+            tokio::select! {
                 biased;
                 status = self.0.wait() => {
                     return Ok(number_of(status.context("cannot wait for the command of --exec")?));
                 }
-                number = shutdown() => number,
-            };
-            if number != INTERRUPT {
-                self.signal(number);
-                let _ = self.0.wait().await;
-                return Ok(128 + number);
+                number = shutdown() => if number != INTERRUPT {
+                    self.signal(number);
+                }
             }
         }
     }

@@ -4,20 +4,16 @@ mod exec;
 mod report;
 mod server;
 
-use crate::cli::forward::ForwardArgs;
+use crate::cli::forward::{self as cli, ForwardArgs};
 use crate::commands::destination::Destination;
 use crate::commands::forward::exec::Exec;
 use crate::commands::forward::report::{Form, Report};
 use crate::commands::forward::server::Server;
-use crate::commands::session::for_each_of;
-use crate::diagnosis::{Context, Result, all_done};
+use crate::diagnosis::{Context, Result};
 use crate::net::listener::Listener;
 use crate::system::signals::{self, or_shutdown, shutdown};
 use crate::terminal::output::note;
-use crate::terminal::progress::Progress;
-
-/// The machines that are verified at the same time.
-const JOBS: usize = 8;
+use crate::terminal::progress::{Progress, Step};
 
 /// A machine with its listener.
 struct Forward {
@@ -56,22 +52,22 @@ pub(crate) async fn run(args: &ForwardArgs) -> Result<u8> {
     status
 }
 
-/// Opens the listeners, and then verifies that Azure issues credentials for each machine. Nothing connects to a machine: a
-/// connection without a login counts against all users of its sshd (sshd_config(5), `PerSourcePenalties`).
+/// Opens the listeners, and then verifies that Azure issues credentials for each machine, one after the other: each machine can
+/// have another account, and a wrong password of a proxy must not be sent twice. Nothing connects to a machine: a connection
+/// without a login counts against all users of its sshd (sshd_config(5), `PerSourcePenalties`).
 async fn prepare(args: &ForwardArgs) -> Result<Vec<Forward>> {
+    let bind = |forward: &cli::Forward| Listener::bind(&forward.local, args.bind);
+    let listeners = args.forwards.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let (progress, all) = (Progress::default(), listeners.len());
     let mut forwards = Vec::new();
-    for forward in &args.forwards {
-        let listener = Listener::bind(&forward.local, args.bind)?;
-        let destination = Destination::open(Some(&forward.machine), &args.destination, "forward").await?;
+    for (cli::Forward { machine, .. }, listener) in args.forwards.iter().zip(listeners) {
+        let destination = Destination::open(Some(machine), &args.destination, "forward").await?;
+        let Destination { session, target, .. } = &destination;
+        progress.set(Step::left(all - forwards.len(), all, "machines", vec![target.name.clone()]));
+        let verified = progress.run(session.cache_credentials(target)).await;
+        verified.map_err(|error| error.during(Context::connecting(target.clone())))?;
         forwards.push(Forward { destination, listener });
     }
-    let name = |forward: &Forward| forward.destination.target.name.clone();
-    let verify = async |forward: &Forward| {
-        let Destination { session, target, .. } = &forward.destination;
-        let verified = session.cache_credentials(target).await;
-        verified.map_err(|error| error.during(Context::connecting(target.clone())))
-    };
-    all_done(for_each_of(&forwards, name, JOBS, &Progress::default(), verify).await)?;
     if args.bind.is_some_and(|address| !address.is_loopback()) {
         note("warning: other computers can connect to these ports too");
     }

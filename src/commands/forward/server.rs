@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::{join_all, pending};
 use futures_util::stream::FuturesUnordered;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::commands::forward::Forward;
 use crate::commands::forward::report::{Connection, End, Report};
 use crate::diagnosis::{Error, Result, last_error};
 use crate::net;
-use crate::net::listener::{Client, Input};
+use crate::net::listener::{Client, Input, Output};
 use crate::relay::bridge::{self, BridgeEnd, BridgeError};
 use crate::relay::connector::Connector;
 use crate::relay::handshake::Upgraded;
@@ -30,11 +30,15 @@ use crate::terminal::progress::Progress;
 
 /// The descriptors of a connection: the client, the relay, and a second dial or a lock file.
 const PER_CONNECTION: usize = 3;
+/// The descriptors of a machine: two listeners, and a client that waits.
+const PER_MACHINE: usize = 3;
 /// The pause after an error of accept(2), which otherwise fails again at once: a limit of the system is reached.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How often to check whether relay credentials are due for a refresh. Without connections, nothing else refreshes them, and
 /// the agent would need time to learn about new ones when the next client connects.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(15);
+/// The longest silence of a client, and the longest time, until it closes a connection that the machine has closed.
+const LINGER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// The most bytes of a client that are read before the machine is connected.
 const FIRST_BYTES: usize = 16 * 1024;
 /// The first bytes of a record of TLS with a handshake (RFC 8446, section 5.1).
@@ -57,7 +61,7 @@ impl<'a> Server<'a> {
             Some(_) => limits::descriptor_limit(),
             None => limits::raise_descriptor_limit(),
         };
-        let limit = limits::spare(descriptors, 2 * forwards.len()) / PER_CONNECTION;
+        let limit = limits::spare(descriptors, PER_MACHINE * forwards.len()) / PER_CONNECTION;
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         let wait = args.destination.target.wait;
         let (stop, permits) = (CancellationToken::new(), Semaphore::new(limit));
@@ -74,17 +78,24 @@ impl<'a> Server<'a> {
         join_all(self.forwards.iter().map(|forward| self.serve(forward))).await;
     }
 
-    /// Serves the clients of one machine.
+    /// Serves the clients of one machine. A client that was accepted waits if there are too many connections.
     async fn serve(&self, forward: &Forward) {
         let mut connections = FuturesUnordered::new();
         let mut refresh = pin!(refresh(forward));
+        let mut accepted = None;
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 Some(()) = connections.next() => {}
-                (client, permit) = self.next_client(forward) => {
-                    connections.push(self.connection(forward, client, permit));
+                Ok(permit) = self.permits.acquire(), if accepted.is_some() => {
+                    connections.extend(accepted.take().map(|client| self.connection(forward, client, permit)));
+                }
+                client = self.accept(forward), if accepted.is_none() => {
+                    if self.permits.available_permits() == 0 {
+                        self.report.full(self.limit);
+                    }
+                    accepted = Some(client);
                 }
                 () = &mut refresh => {}
             }
@@ -92,15 +103,11 @@ impl<'a> Server<'a> {
         while connections.next().await.is_some() {}
     }
 
-    /// Waits for a client, and before that for the end of another connection if there are too many.
-    async fn next_client(&self, forward: &Forward) -> (Client, SemaphorePermit<'_>) {
-        if self.permits.available_permits() == 0 {
-            self.report.full(self.limit);
-        }
-        let Ok(permit) = self.permits.acquire().await else { return pending().await };
+    /// Waits for a client.
+    async fn accept(&self, forward: &Forward) -> Client {
         loop {
             match forward.listener.accept().await {
-                Ok(client) => return (client, permit),
+                Ok(client) => return client,
                 // The client has left (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -120,7 +127,7 @@ impl<'a> Server<'a> {
 
     /// Connects to the machine, and copies bytes until one side closes.
     async fn carry(&self, forward: &Forward, client: Client, connection: &Connection<'_>) -> Result<End> {
-        let Client { mut input, output, .. } = client;
+        let Client { mut input, mut output, .. } = client;
         let mut first = Vec::new();
         let upgraded = tokio::select! {
             biased;
@@ -130,20 +137,26 @@ impl<'a> Server<'a> {
         };
         self.report.connected(connection);
         connection.sent(first.len());
-        let input = InspectReader::new(input, |bytes| connection.sent(bytes.len()));
-        let output = InspectWriter::new(output, |bytes| connection.received(bytes.len()));
         let stop = async {
             self.stop.cancelled().await;
             BridgeEnd::Finished
         };
-        let first = io::Cursor::new(first);
-        match bridge::run(upgraded, first.chain(input), output, stop).await {
-            _ if self.stop.is_cancelled() => Ok(End::Stopped),
+        let end = {
+            let input = InspectReader::new(&mut input, |bytes| connection.sent(bytes.len()));
+            let output = InspectWriter::new(&mut output, |bytes| connection.received(bytes.len()));
+            bridge::run(upgraded, io::Cursor::new(first).chain(input), output, stop).await
+        };
+        match end {
+            _ if self.stop.is_cancelled() => return Ok(End::Stopped),
+            BridgeEnd::Finished | BridgeEnd::Signal(_) => tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = linger(&mut input, &mut output) => {}
+            },
             // The client has reset its connection.
-            BridgeEnd::Broken(BridgeError::Input(_) | BridgeError::Output(_)) => Ok(End::Closed),
-            BridgeEnd::Broken(error) => Err(error.into()),
-            BridgeEnd::Finished | BridgeEnd::Signal(_) => Ok(End::Closed),
+            BridgeEnd::Broken(BridgeError::Input(_) | BridgeError::Output(_)) => {}
+            BridgeEnd::Broken(error) => return Err(error.into()),
         }
+        Ok(End::Closed)
     }
 
     async fn connect(&self, forward: &Forward, connection: &Connection<'_>) -> Result<Upgraded<net::Stream>> {
@@ -195,4 +208,17 @@ async fn left(input: &mut Input, first: &mut Vec<u8>) {
         }
     }
     pending().await
+}
+
+/// Closes the connection of a client after it has received everything. If arcssh closed it with unread input, the system would
+/// reset it, and discard output that the client has not received yet (RFC 1122, section 4.2.2.13).
+async fn linger(input: &mut Input, output: &mut Output) {
+    let [silence, limit] = LINGER;
+    let discard = async {
+        let mut discarded = [0; 4096];
+        while let Ok(Ok(1..)) = timeout(silence, input.read(&mut discarded)).await {}
+    };
+    if output.shutdown().await.is_ok() {
+        let _ = timeout(limit, discard).await;
+    }
 }
