@@ -700,3 +700,24 @@ fn a_client_that_still_sends_receives_everything() {
     forwarder.wait_for("closed", 1);
     forwarder.interrupt();
 }
+
+#[test]
+fn the_port_survives_a_lost_network() {
+    let w = lab(&["web01"]);
+    let option = port_option(&w, echo());
+    let network = crate::proxies::Tinyproxy::start(&w, "");
+    let port = network.port;
+    let mut command = w.arcssh(&["forward", "--json", "web01", &option]);
+    command.env("HTTPS_PROXY", format!("http://127.0.0.1:{port}"));
+    let forwarder = Forwarder::start(command);
+    forwarder.wait_for("listening", 1);
+    let mut carried = connected(forwarder.connect());
+    drop(network);
+    assert!(is_closed(&mut carried));
+    assert_eq!(forwarder.wait_for("error", 1)[0]["code"], "connection-lost");
+    assert!(is_closed(&mut forwarder.connect()));
+    assert_eq!(forwarder.wait_for("error", 2)[1]["code"], "proxy-unreachable");
+    let _network = crate::proxies::Tinyproxy::start_at(&w, "127.0.0.1", port, "");
+    drop(connected(forwarder.connect()));
+    forwarder.interrupt();
+}
