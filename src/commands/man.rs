@@ -142,7 +142,8 @@ fn write(command: &Command, folder: &Path) -> io::Result<()> {
         write(command, folder)?;
     }
     // clap_mangen omits the text of an option that the short help hides.
-    let complete = command.clone().before_help(None).before_long_help(None).after_long_help(None);
+    let complete = command.clone().before_help(None).before_long_help(None);
+    let complete = complete.after_help(None).after_long_help(None);
     let complete = complete.mut_args(|option| option.hide_short_help(false));
     let man =
         Man::new(complete).source(concat!("arcssh ", env!("CARGO_PKG_VERSION"))).manual("arcssh manual");

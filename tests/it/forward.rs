@@ -135,6 +135,13 @@ fn ssh_and_scp_connect_through_a_port() {
     let forwarder = Forwarder::json(&w, &["web01", &sshd_port(&w)]);
     let port = forwarder.port(0).to_string();
     let user = crate::consumers::user();
+    let alias = forwarder.events("listening")[0]["host_key_alias"].clone();
+    let known = format!("HostKeyAlias={}", alias.as_str().unwrap());
+    let known_hosts = format!("UserKnownHostsFile={}", w.home().join(".ssh/known_hosts").display());
+    let options = ["-o", &known, "-o", &known_hosts, "-o", "StrictHostKeyChecking=yes"];
+    let mut ssh = w.command("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-i"]).arg(w.sshd().client_key()).args(options);
+    assert_eq!(run(ssh.args(["-p", &port, "-l", &user, "localhost", "echo known"])).clean(), "known\n");
     for host in ["localhost", "127.0.0.1", "::1"] {
         let ssh = run(openssh(&w, "ssh").args(["-p", &port, "-l", &user, host, "echo reached"]));
         assert_eq!(ssh.clean(), "reached\n", "{host}");
@@ -144,8 +151,8 @@ fn ssh_and_scp_connect_through_a_port() {
     let target = format!("{user}@localhost:{}", copy.display());
     run(openssh(&w, "scp").args(["-P", &port, "file", &target])).clean();
     assert!(fs::read(&copy).unwrap() == fs::read(w.home().join("file")).unwrap());
-    let closed = forwarder.wait_for("closed", 4);
-    assert!(closed[3]["sent"].as_u64().unwrap() > 1 << 20, "{closed:?}");
+    let closed = forwarder.wait_for("closed", 5);
+    assert!(closed[4]["sent"].as_u64().unwrap() > 1 << 20, "{closed:?}");
     assert!(closed.iter().all(|event| event["reason"] == "closed"), "{closed:?}");
     forwarder.interrupt();
 }

@@ -115,7 +115,7 @@ impl Report {
     /// Standard output cannot be written.
     pub(super) fn listening(&self, forwards: &[Forward]) -> Result<(), TerminalError> {
         for Forward { destination, listener } in forwards {
-            let Destination { id, target, .. } = destination;
+            let Destination { id, target, entry, .. } = destination;
             match self.form {
                 Form::Text => {
                     let places = listener.places().join(" and ");
@@ -124,6 +124,7 @@ impl Report {
                 Form::Json => self.event(json!({
                     "event": "listening", "machine": target.name, "port": target.port,
                     "id": id.to_string(),
+                    "host_key_alias": entry.as_ref().map(|entry| entry.host.key_name.as_str()),
                     "service": target.service.to_string(),
                     "addresses": Value::from_iter(listener.addresses().iter().map(
                         |address| json!({ "host": address.ip().to_string(), "port": address.port() }),
