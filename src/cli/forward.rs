@@ -21,7 +21,7 @@ pub(crate) struct ForwardArgs {
     /// Host entry, name, GROUP/NAME or resource ID of a machine, and the local port or socket for it
     ///
     /// LOCAL is a port, or the path of a Unix socket, which contains a slash [default: a free port]
-    #[arg(value_name = "MACHINE[=LOCAL]", required = true, help_heading = "Machines")]
+    #[arg(value_name = "MACHINE[=LOCAL]", required = true, display_order = 0, help_heading = "Machines")]
     pub(crate) forwards: Vec<Forward>,
     /// Address to listen on [default: 127.0.0.1 and ::1]
     #[arg(long, value_name = "ADDRESS")]
@@ -53,7 +53,7 @@ impl FromStr for Forward {
             "" => Err("the name of the machine is missing".into()),
             // The name of an Arc machine has no colon (Azure naming rules, Microsoft.HybridCompute).
             machine if machine.split(':').all(is_number) => Err(format!(
-                "this is no machine: to listen on a port, append it to the machine, such as web01={}",
+                "this is not a machine: to listen on a port, append it to the machine, such as web01={}",
                 machine.split(':').next().unwrap_or_default()
             )),
             _ => Ok(Self { machine: machine.to_owned(), local }),

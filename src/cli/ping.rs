@@ -13,7 +13,7 @@ const INTERVALS: std::ops::RangeInclusive<f64> = 0.2..=3600.0;
 #[command(next_help_heading = "Measurement")]
 pub(crate) struct PingArgs {
     /// Host entry, name, GROUP/NAME or resource ID of a machine
-    #[arg(value_name = "MACHINE", help_heading = "Machines")]
+    #[arg(value_name = "MACHINE", display_order = 0, help_heading = "Machines")]
     pub(crate) machine: Option<String>,
     /// Number of round trips (0: until Ctrl-C)
     #[arg(short, long, value_name = "NUMBER", default_value = "5")]

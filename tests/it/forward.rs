@@ -728,3 +728,15 @@ fn the_port_survives_a_lost_network() {
     drop(connected(forwarder.connect()));
     forwarder.interrupt();
 }
+
+#[test]
+fn an_address_that_is_not_loopback_gets_a_warning() {
+    let w = lab(&["web01"]);
+    let warning = "arcssh: warning: other computers can connect to these ports too";
+    let exec =
+        |bind: &str| run(&mut w.arcssh(&["forward", "web01", "--bind", bind, "--exec", "echo {host}"]));
+    let run = exec("0.0.0.0");
+    assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"127.0.0.1\n".as_slice()), "{}", run.stderr);
+    assert_eq!(run.arcssh_lines(), [warning]);
+    assert_eq!(exec("127.0.0.2").clean(), "127.0.0.2\n");
+}

@@ -1,5 +1,6 @@
 //! `--exec`: a command that uses the forwarded ports.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitStatus;
 
 use anyhow::Context as _;
@@ -91,12 +92,23 @@ fn values(forwards: &[Forward]) -> Vec<(String, String)> {
         let address = listener.addresses().first().copied();
         let socket = listener.socket().map(|path| path.display().to_string());
         for suffix in suffixes {
-            values.extend(address.map(|address| (format!("host{suffix}"), address.ip().to_string())));
+            values.extend(
+                address.map(|address| (format!("host{suffix}"), reachable(address.ip()).to_string())),
+            );
             values.extend(address.map(|address| (format!("port{suffix}"), address.port().to_string())));
             values.extend(socket.clone().map(|path| (format!("socket{suffix}"), path)));
         }
     }
     values
+}
+
+/// Returns an address to connect to. A listener on all addresses has none of its own.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
 }
 
 /// Replaces each placeholder such as `{port}`. `${port}` is a variable of the shell.
