@@ -501,7 +501,13 @@ fn a_failed_connection_ends_its_client_only() {
     assert!(error["hint"]["text"].is_string(), "{error}");
     assert!(run(&mut w.arcssh(&["last", "web01"])).clean().contains("agent-offline"));
     w.emulator().machine("web01").set_online(true);
-    drop((connected(forwarder.connect()), carried));
+    // The agent needs time to listen again.
+    let is_echoed = || {
+        let mut client = forwarder.connect();
+        client.write_all(b"x").is_ok() && client.read_exact(&mut [0]).is_ok()
+    };
+    assert!(eventually(LIMIT, is_echoed), "{:?}", forwarder.stdout());
+    drop(carried);
     assert!(run(&mut w.arcssh(&["last", "web01"])).clean().starts_with("no error is recorded"));
     forwarder.interrupt();
 }
@@ -628,6 +634,15 @@ fn a_command_gets_ctrl_c_and_other_signals_reach_it() {
     assert!(eventually(LIMIT, || w.home().join("again").exists()));
     let (status, ended) = forwarder.end("TERM");
     assert_eq!((status, ended.stdout()), (Some(3), vec!["terminated".to_owned()]));
+
+    // No program of the shell remains, as the lab checks.
+    for (name, status) in [("TERM", 143), ("INT", 130)] {
+        let command = format!(": >{name}; tail -f /dev/null; true");
+        let forwarder = Forwarder::start(w.arcssh(&["forward", "web01", "--exec", &command]));
+        assert!(eventually(LIMIT, || w.home().join(name).exists()));
+        assert_eq!(forwarder.end(name).0, Some(status), "{name}");
+        assert!(eventually(LIMIT, || w.survivors().is_empty()), "{:?}", w.survivors());
+    }
 }
 
 #[test]

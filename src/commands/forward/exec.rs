@@ -1,5 +1,6 @@
 //! `--exec`: a command that uses the forwarded ports.
 
+use std::io::{IsTerminal as _, stdin};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitStatus;
 
@@ -14,7 +15,19 @@ use crate::system::signals::{INTERRUPT, shutdown};
 const VARIABLE: &str = "ARCSSH_FORWARD_";
 
 /// A running command.
-pub(super) struct Exec(Child);
+pub(super) struct Exec {
+    child: Child,
+    place: Place,
+}
+
+/// The process group of a command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// That of arcssh: the command can read from the terminal, whose Ctrl-C reaches both.
+    Terminal,
+    /// Its own, so that signals reach the programs of the shell too.
+    Own,
+}
 
 impl Exec {
     /// Starts a command in the shell, as ssh starts a `ProxyCommand`: the user writes both. Only addresses, ports and paths
@@ -28,19 +41,24 @@ impl Exec {
         for (name, value) in &values {
             shell.env(format!("{VARIABLE}{}", name.to_uppercase()), value);
         }
-        Ok(Self(shell.kill_on_drop(true).spawn().context("cannot start the shell of --exec")?))
+        let place = if stdin().is_terminal() { Place::Terminal } else { Place::Own };
+        #[cfg(unix)]
+        if place == Place::Own {
+            shell.process_group(0);
+        }
+        let child = shell.kill_on_drop(true).spawn().context("cannot start the shell of --exec")?;
+        Ok(Self { child, place })
     }
 
-    /// Waits for the end of the command, and returns its status. Ctrl-C at the terminal is for the command, which receives
-    /// the signal too; arcssh passes other signals on.
+    /// Waits for the end of the command, and returns its status. Passes on signals, except Ctrl-C of the terminal.
     pub(super) async fn status(&mut self) -> Result<u8> {
         loop {
             tokio::select! {
                 biased;
-                status = self.0.wait() => {
+                status = self.child.wait() => {
                     return Ok(number_of(status.context("cannot wait for the command of --exec")?));
                 }
-                number = shutdown() => if number != INTERRUPT {
+                number = shutdown() => if number != INTERRUPT || self.place == Place::Own {
                     self.signal(number);
                 }
             }
@@ -49,10 +67,13 @@ impl Exec {
 
     #[cfg(unix)]
     fn signal(&self, number: u8) {
-        use rustix::process::{Pid, Signal, kill_process};
-        let process = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+        let process = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         if let Some((process, signal)) = process.zip(Signal::from_named_raw(number.into())) {
-            let _ = kill_process(process, signal);
+            let _ = match self.place {
+                Place::Terminal => kill_process(process, signal),
+                Place::Own => kill_process_group(process, signal),
+            };
         }
     }
 

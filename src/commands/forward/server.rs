@@ -37,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How often to check whether relay credentials are due for a refresh. Without connections, nothing else refreshes them, and
 /// the agent would need time to learn about new ones when the next client connects.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(15);
+/// The pause after a refresh, which may have failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest silence of a client, and the longest time, until it closes a connection that the machine has closed.
 const LINGER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// The most bytes of a client that are read before the machine is connected.
@@ -190,6 +192,7 @@ async fn refresh(forward: &Forward) {
         let cached = cache.cached().unwrap_or_default();
         if let Some(issued) = cached.iter().find(|issued| cache.is_due(issued)) {
             cache.refresh(issued).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 }
