@@ -17,7 +17,7 @@ use crate::system::files;
 const SSH_EXIT_STATUS: &str = "ssh does not return the status of its ProxyCommand: ssh exits with 255. To see the error, run arcssh-last(1).";
 
 /// Environment variables that arcssh reads, for arcssh(1).
-const ENVIRONMENT: [(&str, &str); 26] = [
+const ENVIRONMENT: [(&str, &str); 27] = [
     ("ARCSSH_CREDENTIAL", "Default of --credential."),
     (
         "AZURE_TOKEN_CREDENTIALS",
