@@ -92,9 +92,9 @@ fn start(cli: &Cli) -> Result<u8> {
         #[cfg(unix)]
         let _write_fails_instead = tokio::signal::unix::signal(FILE_TOO_LONG);
         match &cli.command {
-            // They handle signals themselves: the message of the proxy names the current step, and the doctor prints the
-            // results that it has.
-            Command::Proxy(_) | Command::Doctor(_) => run(cli).await,
+            // They handle signals themselves: the message of the proxy names the current step, the doctor prints the results
+            // that it has, and the forwarder and the ping their totals.
+            Command::Proxy(_) | Command::Doctor(_) | Command::Forward(_) | Command::Ping(_) => run(cli).await,
             _ => system::signals::or_shutdown(run(cli), |number| Ok(128 + number)).await,
         }
     });
@@ -111,6 +111,9 @@ fn watch_signals() {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
     let watch = move || {
         let number = runtime.block_on(system::signals::shutdown());
+        if system::signals::is_taken_over() {
+            return;
+        }
         system::children::kill_all();
         std::thread::sleep(LIMIT);
         std::process::exit((128 + number).into());
@@ -126,6 +129,8 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::List(args) => commands::list::run(args).await,
         Command::Cert(args) => commands::cert::run(args).await,
         Command::Warm(args) => commands::warm::run(args).await,
+        Command::Forward(args) => commands::forward::run(args).await,
+        Command::Ping(args) => commands::ping::run(args).await,
         Command::KnownHosts(args) => commands::known_hosts::run(args).await,
         Command::Setup(args) => match commands::setup::run(args).await? {
             Next::End(status) => Ok(status),

@@ -1,7 +1,10 @@
 //! The command line: commands, options, arguments and their help.
 
 pub(crate) mod complete;
+pub(crate) mod destination;
 pub(crate) mod entry_files;
+pub(crate) mod forward;
+pub(crate) mod ping;
 pub(crate) mod proxy_command;
 
 use std::convert::Infallible;
@@ -28,6 +31,8 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
+use crate::cli::forward::ForwardArgs;
+use crate::cli::ping::PingArgs;
 use crate::entra_ssh::CertificateOptions;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
 use crate::terminal::palette::{COMMAND, HEADING, HELP};
@@ -78,6 +83,12 @@ impl Cli {
         let mut cli = Self::from_arg_matches(matches)?;
         if let (Command::Doctor(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
             args.typed = typed_azure_options(matches);
+        }
+        if let (Command::Forward(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            args.destination.typed = typed_azure_options(matches);
+        }
+        if let (Command::Ping(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            args.destination.typed = typed_azure_options(matches);
         }
         let conflict = match &cli.command {
             Command::List(args) => args.conflict_with_table().map(|option| ("list", option, "table")),
@@ -175,6 +186,7 @@ Start here:
 
 Connect:
   list         List Arc machines (table, JSON, Ansible)
+  forward      Forward local ports to sshd of machines
   warm         Fill the credential cache in advance
   cert         Get or show an Entra ID SSH certificate
   known-hosts  Print host keys as known_hosts lines
@@ -183,6 +195,7 @@ Connect:
 Maintain:
   doctor       Diagnose connection problems
   last         Show the last connection error
+  ping         Measure a connection and round trips
   account      Show the Azure account in use
   cache        Show or clear the cache
   logout       Sign out and delete cached credentials
@@ -192,7 +205,8 @@ Maintain:
   version      Print the version, and details with --verbose";
 
 /// The commands that the short help omits, so that it fits a terminal of 24 lines.
-const RARE: [&str; 7] = ["warm", "cert", "known-hosts", "proxy", "completions", "man", "version"];
+const RARE: [&str; 9] =
+    ["forward", "warm", "cert", "known-hosts", "proxy", "ping", "completions", "man", "version"];
 
 /// Returns the credential and cloud options of the command line, without those from the environment.
 fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
@@ -227,6 +241,12 @@ pub(crate) enum Command {
     /// List Arc machines (table, JSON, Ansible)
     #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
+    /// Forward local ports to sshd of machines
+    ///
+    /// Only the ports that setup enables can be reached: the one of SSH, and that of Windows Admin Center with --service WAC.
+    /// For other ports of a machine, use the options -L and -D of ssh.
+    #[command(after_help = FORWARD_SCOPE, after_long_help = FORWARD_EXAMPLES)]
+    Forward(Box<ForwardArgs>),
     /// Get or show an Entra ID SSH certificate
     #[command(after_long_help = CERT_EXAMPLES)]
     Cert(CertArgs),
@@ -246,6 +266,9 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Show the last connection error
     Last(LastArgs),
+    /// Measure a connection and round trips
+    #[command(after_long_help = PING_EXAMPLES)]
+    Ping(Box<PingArgs>),
     /// Show the Azure account in use
     Account(AccountArgs),
     /// Sign out and delete cached credentials
@@ -301,6 +324,30 @@ Examples:
                                            print JSON
   arcssh list --list                       print an Ansible inventory
   arcssh list --standalone                 one that needs no ssh configuration";
+
+const FORWARD_SCOPE: &str = "\
+Other ports of a machine cannot be reached: use the options -L and -D of ssh.";
+
+const FORWARD_EXAMPLES: &str = "\
+Examples:
+  arcssh forward web01                     choose a free port, and print it
+  arcssh forward web01=2201 web02=2202     for WinSCP, PuTTY and others
+  arcssh forward web01=./web01.sock        a Unix socket that only you can open
+  arcssh forward win01=6516 --service WAC  for https://localhost:6516
+  arcssh forward web01 --exec 'psftp -P {port} ada@{host}'
+                                           end with the command
+
+A connection that fails does not end arcssh. Ctrl-C does.";
+
+const PING_EXAMPLES: &str = "\
+Examples:
+  arcssh ping web01                        5 round trips
+  arcssh ping web01 -c 0 --interval 10     until Ctrl-C
+  arcssh ping web01 --json                 print JSON
+
+The relay answers each ping; only the first line includes the machine. arcssh
+connects to the machine's sshd once, without a login, and again each minute.
+OpenSSH 9.8 and later limits such connections (PerSourcePenalties).";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -420,7 +467,7 @@ pub(crate) struct ProxyArgs {
 }
 
 /// The service of a machine to connect to.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct TargetArgs {
     /// Port on the machine [default: 22 for SSH, 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]

@@ -17,7 +17,7 @@ use crate::system::files;
 const SSH_EXIT_STATUS: &str = "ssh does not return the status of its ProxyCommand: ssh exits with 255. To see the error, run arcssh-last(1).";
 
 /// Environment variables that arcssh reads, for arcssh(1).
-const ENVIRONMENT: [(&str, &str); 26] = [
+const ENVIRONMENT: [(&str, &str); 27] = [
     ("ARCSSH_CREDENTIAL", "Default of --credential."),
     (
         "AZURE_TOKEN_CREDENTIALS",
@@ -83,6 +83,10 @@ const ENVIRONMENT: [(&str, &str); 26] = [
         "REQUESTS_CA_BUNDLE",
         "Root certificates of Azure CLI. arcssh does not read them, and names the variable in a hint.",
     ),
+    (
+        "ARCSSH_FORWARD_HOST, ARCSSH_FORWARD_PORT, ARCSSH_FORWARD_SOCKET",
+        "Set by arcssh-forward(1) for the command of --exec: where to connect to the first machine. Those of the second machine end in 2.",
+    ),
     ("RUST_LOG", "What to log, such as arcssh=debug."),
     ("NO_COLOR, CLICOLOR", "Without colours: if NO_COLOR is not empty, or CLICOLOR is 0."),
     ("XDG_STATE_HOME", "Parent directory of the state directory: ~/.local/state if not set."),
@@ -138,7 +142,8 @@ fn write(command: &Command, folder: &Path) -> io::Result<()> {
         write(command, folder)?;
     }
     // clap_mangen omits the text of an option that the short help hides.
-    let complete = command.clone().before_help(None).before_long_help(None).after_long_help(None);
+    let complete = command.clone().before_help(None).before_long_help(None);
+    let complete = complete.after_help(None).after_long_help(None);
     let complete = complete.mut_args(|option| option.hide_short_help(false));
     let man =
         Man::new(complete).source(concat!("arcssh ", env!("CARGO_PKG_VERSION"))).manual("arcssh manual");

@@ -1,4 +1,4 @@
-//! The commands: a file or a folder for each. `session` and `provision` are shared by several commands.
+//! The commands: a file or a folder for each. `session`, `destination` and `provision` are shared by several commands.
 
 pub(crate) mod account;
 pub(crate) mod cache;
@@ -6,13 +6,16 @@ pub(crate) mod cert;
 pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod config;
+mod destination;
 pub(crate) mod doctor;
+pub(crate) mod forward;
 pub(crate) mod known_hosts;
 pub(crate) mod last;
 pub(crate) mod list;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+pub(crate) mod ping;
 pub(crate) mod provision;
 pub(crate) mod proxy;
 mod session;

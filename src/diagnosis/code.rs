@@ -238,6 +238,8 @@ codes! {
     ConfigOverridden = "config-overridden", Failed;
     /// The socket of the SSH agent cannot be created.
     AgentSocket = "agent-socket", Failed;
+    /// arcssh cannot listen on the local port or socket.
+    CannotListen = "cannot-listen", Failed;
     /// The log file cannot be used.
     LogFile = "log-file", Failed;
     /// A limit of the system is reached.

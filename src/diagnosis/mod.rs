@@ -35,6 +35,7 @@ use crate::diagnosis::last_error::LastError;
 use crate::entra_ssh::IssueError;
 use crate::machines::SelectError;
 use crate::net::NetError;
+use crate::net::listener::ListenError;
 use crate::provisioning::ProvisionError;
 use crate::relay::bridge::BridgeError;
 use crate::relay::handshake::ConnectError;
@@ -84,6 +85,9 @@ pub(crate) enum Error {
     /// The network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A local port or socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// ssh's configuration, keys and agent.
     #[error(transparent)]
     Ssh(#[from] SshError),
@@ -319,6 +323,7 @@ impl Error {
             Self::Offline { status, error } => relay::offline(status, error, &context),
             Self::Bridge(error) => relay::bridge(error, &context),
             Self::Net(error) => network::net(error),
+            Self::Listen(error) => network::listen(error),
             Self::Ssh(error) => ssh::ssh(error),
             Self::System(error) => system::system(error),
             Self::Terminal(error) => {
@@ -365,7 +370,7 @@ pub(crate) fn report(error: &Error) -> u8 {
 
 /// Writes an error to the log, and returns its diagnosis with the beginning that names the machine. Stores the error of a
 /// connection: with ControlPersist, ssh discards the standard error of its ProxyCommand.
-fn record(error: &Error) -> Diagnosis {
+pub(crate) fn record(error: &Error) -> Diagnosis {
     let (cause, context) = error.split();
     let diagnosis = error.diagnose();
     let summary = format!("{}{}", context.prefix(cause), diagnosis.summary);

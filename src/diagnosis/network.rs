@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::diagnosis::system::RAISE_DESCRIPTORS;
 use crate::diagnosis::{Code, Diagnosis, Hint};
 use crate::net::NetError;
+use crate::net::listener::ListenError;
 use crate::net::proxy::{PROXY, Problem};
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
 use crate::system::clock::{format_time, unix_now};
@@ -49,6 +50,27 @@ pub(super) fn net(error: &NetError) -> Diagnosis {
         }
         NetError::Tls { host, error } => tls(host, error),
     }
+}
+
+/// Diagnoses a local port or socket that cannot be opened.
+pub(super) fn listen(error: &ListenError) -> Diagnosis {
+    let hint = match error {
+        ListenError::PortInUse(_) => "use another port, or 0 for a free one".into(),
+        ListenError::PortDenied(_) => "use a port from 1024, or 0 for a free one".into(),
+        ListenError::NoSuchAddress(_) => {
+            "name an address of this computer with --bind, or omit --bind".into()
+        }
+        ListenError::SocketInUse(_) => "use another path, or end the other program".into(),
+        ListenError::Occupied(_) => "use another path; arcssh does not replace the file".into(),
+        ListenError::TooLong(_) => "use a path with at most 100 bytes".into(),
+        ListenError::Exposed { .. } => {
+            "use a directory that only you can write to, such as your home directory".into()
+        }
+        ListenError::Failed { .. } => {
+            Hint::from("use another port, or another path in an existing directory")
+        }
+    };
+    Diagnosis::new(Code::CannotListen, error.to_string(), hint)
 }
 
 fn tls(host: &str, error: &TlsError) -> Diagnosis {

@@ -18,6 +18,7 @@ use crate::azure::rbac::{REGISTER, SET_UP};
 use crate::azure::resource_id::ResourceId;
 use crate::diagnosis::finding::Finding;
 use crate::net::error::Cause;
+use crate::net::listener::ListenError;
 use crate::net::proxy::Problem;
 use crate::net::tls::{CERT_FILE, TlsError, Unreadable};
 use crate::provisioning::extension::{ExtensionError, Restriction};
@@ -546,6 +547,7 @@ const CLIENTS: [&str; 6] = [
 ];
 
 fn examples_of_this_computer() -> Vec<Diagnosis> {
+    let address = ([127, 0, 0, 1], 2201).into();
     let path = || PathBuf::from("/home/me/file");
     let overridden =
         |by| Overridden { alias: "web01".into(), keyword: "User".into(), instead: "root".into(), by };
@@ -600,6 +602,14 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SystemError::NotALog(path()).into(),
         SystemError::ArchiveExists(path()).into(),
         SystemError::ArchiveNotCreated { path: path(), cause: "Permission denied".into() }.into(),
+        ListenError::PortInUse(address).into(),
+        ListenError::PortDenied(address).into(),
+        ListenError::NoSuchAddress(address).into(),
+        ListenError::SocketInUse(path()).into(),
+        ListenError::Occupied(path()).into(),
+        ListenError::TooLong(path()).into(),
+        ListenError::Exposed { socket: path(), directory: path(), mode: 0o1777 }.into(),
+        ListenError::Failed { place: "/a".into(), cause: reset() }.into(),
         SshError::AgentSocket(SocketProblem::Occupied(path())).into(),
         SshError::AgentSocket(SocketProblem::Open { directory: path(), mode: 0o777 }).into(),
         SshError::AgentSocket(SocketProblem::NotOwn(path())).into(),

@@ -4,6 +4,7 @@ pub(crate) mod error;
 pub(crate) mod http_head;
 pub(crate) mod http_proxy;
 pub(crate) mod https;
+pub(crate) mod listener;
 pub(crate) mod loopback;
 pub(crate) mod proxy;
 mod resolver;

@@ -52,7 +52,7 @@ pub(crate) enum Problem {
 #[derive(Clone)]
 pub(crate) struct Proxy {
     /// The variable that names the proxy.
-    origin: &'static str,
+    pub(super) origin: &'static str,
     /// Host and port.
     pub(super) host: Authority,
     /// Whether the connection to the proxy uses TLS (`https://`).

@@ -7,4 +7,5 @@ pub(crate) mod greeting;
 pub(crate) mod handshake;
 pub(crate) mod hedge;
 pub(crate) mod liveness;
+pub(crate) mod round_trip;
 pub(crate) mod websocket;

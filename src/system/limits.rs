@@ -36,6 +36,41 @@ pub(crate) fn check_thread() -> Result<(), SystemError> {
     Ok(())
 }
 
+/// Returns how many more descriptors than `used` a command can open, if arcssh keeps those of a connection's start.
+pub(crate) fn spare(limit: Option<u64>, used: usize) -> usize {
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    limit.saturating_sub(DESCRIPTORS + used)
+}
+
+/// Returns the limit of file descriptors; `None`: there is none.
+#[cfg(unix)]
+pub(crate) fn descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current
+}
+
+/// Raises the limit of file descriptors as far as the system permits, and returns it.
+#[cfg(unix)]
+pub(crate) fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // macOS denies more than its kern.maxfilesperproc.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    descriptor_limit()
+}
+
+/// Windows has no such limit.
+#[cfg(not(unix))]
+pub(crate) fn descriptor_limit() -> Option<u64> {
+    None
+}
+
+/// See [`descriptor_limit`].
+#[cfg(not(unix))]
+pub(crate) fn raise_descriptor_limit() -> Option<u64> {
+    None
+}
+
 #[cfg(unix)]
 fn descriptors() -> io::Result<()> {
     let first = File::open("/dev/null")?;

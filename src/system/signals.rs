@@ -1,12 +1,27 @@
 //! The signals that end arcssh.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
 
 /// The signal that ssh sends its ProxyCommand at the end (OpenSSH sshconnect.c, `ssh_kill_proxy_command`).
 pub(crate) const HANGUP: u8 = 1;
-const INTERRUPT: u8 = 2;
+/// Ctrl-C.
+pub(crate) const INTERRUPT: u8 = 2;
+
+/// Whether the command handles signals until its end.
+static IS_TAKEN_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Declares that the command handles signals from now on, so that nothing else ends arcssh.
+pub(crate) fn take_over() {
+    IS_TAKEN_OVER.store(true, Ordering::Relaxed);
+}
+
+/// Returns whether the command handles signals.
+pub(crate) fn is_taken_over() -> bool {
+    IS_TAKEN_OVER.load(Ordering::Relaxed)
+}
 
 /// Runs work, unless a signal ends arcssh first: then returns what `on_signal` makes of its number. Ctrl-C also ends programs
 /// of the same process group, so their failure can arrive before the signal.

@@ -69,6 +69,13 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", sanitize(&format!("arcssh: {text}")));
 }
 
+/// Ends the line in which a terminal shows ^C.
+pub(crate) fn end_line() {
+    if std::io::stderr().is_terminal() {
+        print_on_stderr("\n");
+    }
+}
+
 /// The names that a message has at most, unless the log of `-v` is on.
 const MAX_NAMES: usize = 3;
 

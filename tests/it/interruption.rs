@@ -13,13 +13,13 @@ use arcssh_emulator::{ArmCall, ArmFault};
 use crate::support::{ARCSSH, LIMIT, Lab, eventually, finish, lab, script, signal, terminal};
 
 /// A command on a pseudo-terminal.
-struct Terminal {
+pub(crate) struct Terminal {
     script: Child,
     shown: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Terminal {
-    fn open(script: Command, command: &str) -> Self {
+    pub(crate) fn open(script: Command, command: &str) -> Self {
         let mut script = terminal(script, command);
         script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut script = script.spawn().unwrap();
@@ -34,18 +34,28 @@ impl Terminal {
         Self { script, shown }
     }
 
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).replace("\r\n", "\n")
     }
 
     /// Types Ctrl-C and waits for the end. Returns the status and the screen from then on.
-    fn interrupt(mut self) -> (Option<i32>, String) {
+    pub(crate) fn interrupt(self) -> (Option<i32>, String) {
         let before = self.shown().len();
-        self.script.stdin.as_ref().unwrap().write_all(b"\x03").unwrap();
+        self.type_keys(b"\x03");
+        let (status, screen) = self.wait();
+        (status, screen.split_at(before).1.to_owned())
+    }
+
+    pub(crate) fn type_keys(&self, keys: &[u8]) {
+        self.script.stdin.as_ref().unwrap().write_all(keys).unwrap();
+    }
+
+    /// Waits for the end. Returns the status and the screen.
+    pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let status = self.script.wait().unwrap();
         // script(1) has written everything to the pipe, and the thread reads up to its end.
         assert!(eventually(LIMIT, || Arc::strong_count(&self.shown) == 1));
-        (status.code(), self.shown().split_off(before))
+        (status.code(), self.shown())
     }
 }
 
@@ -134,6 +144,13 @@ const PHASES: &[Phase] = &[
         prepare: offline,
         reached: "waiting for the agent",
     },
+    Phase {
+        name: "forward",
+        arguments: &["forward", "web01"],
+        prepare: |w| slow(w, ArmCall::ListCredentials),
+        reached: "waiting for",
+    },
+    Phase { name: "ping", arguments: &["ping", "web01"], prepare: offline, reached: "waiting for" },
     Phase { name: "warm", arguments: &["warm", "web01"], prepare: offline, reached: "waiting for" },
     Phase {
         name: "known-hosts",

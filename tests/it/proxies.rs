@@ -298,7 +298,7 @@ fn a_rejected_password_is_sent_once_in_each_run() {
         (tinyproxy.port, &|| tinyproxy.connects().len()),
         (squid.as_ref().map_or(0, |squid| squid.port), &|| squid.as_ref().map_or(0, Squid::connects)),
     ];
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 11] = [
         &["proxy", &w.id()],
         &["proxy", "--host", "web01"],
         &["config", "web01"],
@@ -306,6 +306,8 @@ fn a_rejected_password_is_sent_once_in_each_run() {
         &["list"],
         &["doctor", "web01"],
         &["warm", "--all"],
+        &["forward", "web01", "web02"],
+        &["ping", "web01"],
         &["setup", "web01", "--yes"],
         &["account"],
     ];
@@ -436,7 +438,7 @@ impl Tinyproxy {
         Self::start_at(w, address, port, more)
     }
 
-    fn start_at(w: &Lab, address: &str, port: u16, more: &str) -> Self {
+    pub(crate) fn start_at(w: &Lab, address: &str, port: u16, more: &str) -> Self {
         let path = |extension: &str| w.home().join(format!("tinyproxy-{port}.{extension}"));
         let (log, file) = (path("log"), path("conf"));
         let configuration = format!(

@@ -35,17 +35,19 @@ the tests; a test fails if a screen differs. IDs, times, keys and addresses are 
 /// What to show: a command line, and the user's answer to its question.
 struct Step(&'static str, &'static str);
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "login",
     "setup",
     "config",
     "list",
+    "forward",
     "warm",
     "cert",
     "known-hosts",
     "proxy",
     "doctor",
     "last",
+    "ping",
     "account",
     "cache",
     "logout",
@@ -116,7 +118,7 @@ const SETUP: [Step; 10] = [
     Step("arcssh setup web01 --sshd", ""),
 ];
 
-const CONNECT: [Step; 8] = [
+const CONNECT: [Step; 13] = [
     Step("ssh -o BatchMode=yes web09.arc uptime", ""),
     Step("arcssh last web09.arc", ""),
     Step("arcssh warm web01 off01 web02 --jobs 1 --wait 0", ""),
@@ -125,6 +127,11 @@ const CONNECT: [Step; 8] = [
     Step("arcssh proxy", ""),
     Step("arcssh proxy --host web09", ""),
     Step("arcssh proxy web01", ""),
+    Step("arcssh forward web01 --exec 'echo {host} {port}'", ""),
+    Step("arcssh forward web01 2201", ""),
+    Step("arcssh forward web01 --bind 192.0.2.1", ""),
+    Step("arcssh ping web01 --count 2", ""),
+    Step("arcssh ping off01 --wait 0", ""),
 ];
 
 const CERTIFICATES: [Step; 3] =
@@ -309,7 +316,7 @@ fn normalized(w: &Lab, output: &str) -> String {
 }
 
 /// What differs between two runs, and its replacement.
-const VARIES: [(&str, &str); 15] = [
+const VARIES: [(&str, &str); 18] = [
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "00000000-0000-4000-8000-000000000000"),
     (r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d", "2026-01-31${1}12:00:00"),
     (r"(&state=|&code_challenge=)[^&]*", "${1}…"),
@@ -325,4 +332,7 @@ const VARIES: [(&str, &str); 15] = [
     (r"(ok    root certificates +)\S+", "${1}/etc/ssl/certs/ca-certificates.crt"),
     (r"\d+( cached values)", "3${1}"),
     (r"OpenSSH_[\w.]+", "OpenSSH_9.2p1"),
+    (r"\d+\.\d ms", "20.0 ms"),
+    (r"(\b127\.0\.0\.1 )\d+", "${1}50000"),
+    (r"(web01:22 through )\S+", "${1}azgnrelay-weu.servicebus.windows.net:"),
 ];

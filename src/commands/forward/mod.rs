@@ -1,0 +1,75 @@
+//! `arcssh forward`: local ports whose connections are carried to machines, for clients without a `ProxyCommand`.
+
+mod exec;
+mod report;
+mod server;
+
+use crate::cli::forward::{self as cli, ForwardArgs};
+use crate::commands::destination::Destination;
+use crate::commands::forward::exec::Exec;
+use crate::commands::forward::report::{Form, Report};
+use crate::commands::forward::server::Server;
+use crate::diagnosis::{Context, Result};
+use crate::net::listener::Listener;
+use crate::system::signals::{self, or_shutdown, shutdown};
+use crate::terminal::output::note;
+use crate::terminal::progress::{Progress, Step};
+
+/// A machine with its listener.
+struct Forward {
+    destination: Destination,
+    listener: Listener,
+}
+
+/// Listens until a signal or the end of `--exec`, and returns the exit status.
+///
+/// # Errors
+/// A machine does not exist, Azure issues no credentials for it, or arcssh cannot listen.
+pub(crate) async fn run(args: &ForwardArgs) -> Result<u8> {
+    let prepare = async { prepare(args).await.map(Ok) };
+    let forwards = match or_shutdown(prepare, |number| Ok(Err(128 + number))).await? {
+        Ok(forwards) => forwards,
+        Err(status) => return Ok(status),
+    };
+    let report = &Report::new(Form::of(args));
+    let server = Server::new(&forwards, report, args);
+    signals::take_over();
+    report.listening(&forwards)?;
+    let mut exec = match &args.exec {
+        Some(command) => Some(Exec::start(command, &forwards)?),
+        None => None,
+    };
+    let end = async {
+        let status = match &mut exec {
+            Some(exec) => exec.status().await,
+            None => Ok(128 + shutdown().await),
+        };
+        server.stop();
+        status
+    };
+    let ((), status) = tokio::join!(server.run(), end);
+    report.stopped()?;
+    status
+}
+
+/// Opens the listeners, and then verifies that Azure issues credentials for each machine, one after the other: each machine can
+/// have another account, and a wrong password of a proxy must not be sent twice. Nothing connects to a machine: a connection
+/// without a login counts against all users of its sshd (sshd_config(5), `PerSourcePenalties`).
+async fn prepare(args: &ForwardArgs) -> Result<Vec<Forward>> {
+    let bind = |forward: &cli::Forward| Listener::bind(&forward.local, args.bind);
+    let listeners = args.forwards.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let (progress, all) = (Progress::default(), listeners.len());
+    let mut forwards = Vec::new();
+    for (cli::Forward { machine, .. }, listener) in args.forwards.iter().zip(listeners) {
+        let destination = Destination::open(Some(machine), &args.destination, "forward").await?;
+        let Destination { session, target, .. } = &destination;
+        progress.set(Step::left(all - forwards.len(), all, "machines", vec![target.name.clone()]));
+        let verified = progress.run(session.cache_credentials(target)).await;
+        verified.map_err(|error| error.during(Context::connecting(target.clone())))?;
+        forwards.push(Forward { destination, listener });
+    }
+    if args.bind.is_some_and(|address| !address.is_loopback()) {
+        note("warning: other computers can connect to these ports too");
+    }
+    Ok(forwards)
+}
