@@ -4,7 +4,7 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench or bare.
+# SET is build, demo, playground, session, test, check, bench, bare, or the name of a suite: suite-websocket.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -53,6 +53,10 @@ gnome-keyring-daemon gnome-keyring
 secret-tool libsecret-tools"
 bench="$playground
 valgrind valgrind"
+suite="$build
+openssl openssl
+python3 python3
+python:ensurepip python3-venv"
 bare='debootstrap debootstrap
 unshare util-linux'
 
@@ -66,7 +70,8 @@ packages_of() {
     test) echo "$test" ;;
     bench) echo "$bench" ;;
     bare) echo "$bare" ;;
-    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare" ;;
+    suite-websocket) echo "$suite" ;;
+    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare suite-websocket" ;;
     esac
 }
 
