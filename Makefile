@@ -141,5 +141,10 @@ suite-websocket: ## Run the WebSocket cases of the Autobahn test suite
 	$(CARGO) build --locked -p arcssh --bin arcssh
 	$(SUITE) websocket kosoku==0.1.0
 
+suite-tls: ## Show arcssh certificates and TLS servers that it must reject or accept
+	@tests/tools.sh suite-tls
+	$(CARGO) build --locked -p arcssh --bin arcssh
+	$(SUITE) tls
+
 .PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak \
-    suite-websocket
+    suite-websocket suite-tls

@@ -4,7 +4,7 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench, bare, or the name of a suite: suite-websocket.
+# SET is build, demo, playground, session, test, check, bench, bare, or the name of a suite: suite-websocket or suite-tls.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -70,8 +70,8 @@ packages_of() {
     test) echo "$test" ;;
     bench) echo "$bench" ;;
     bare) echo "$bare" ;;
-    suite-websocket) echo "$suite" ;;
-    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare suite-websocket" ;;
+    suite-websocket | suite-tls) echo "$suite" ;;
+    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare suite-websocket suite-tls" ;;
     esac
 }
 
