@@ -10,11 +10,11 @@ directory=$1 suite=$2
 shift 2
 python="$directory/$suite/bin/python3"
 installed="$directory/$suite/installed"
-if [ "$(cat "$installed" 2>/dev/null)" != "$*" ]; then
+if [ "$(cat "$installed" 2>/dev/null)" != "packages: $*" ]; then
     rm -rf "${directory:?}/$suite"
     mkdir -p "$directory"
     python3 -m venv "$directory/$suite"
     [ $# -eq 0 ] || "$python" -m pip install --quiet --disable-pip-version-check "$@"
-    echo "$*" >"$installed"
+    echo "packages: $*" >"$installed"
 fi
 PYTHONDONTWRITEBYTECODE=1 exec "$python" "$(dirname "$0")/$suite.py"
