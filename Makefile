@@ -141,10 +141,23 @@ suite-websocket: ## Run the WebSocket cases of the Autobahn test suite
 	$(CARGO) build --locked -p arcssh --bin arcssh
 	$(SUITE) websocket kosoku==0.1.0
 
+suite-openssh: ## Run OpenSSH's own regression tests without arcssh and through it
+	@tests/tools.sh suite-openssh
+	$(CARGO) build --locked $(PROGRAMS)
+	$(SUITE) openssh
+
 suite-tls: ## Show arcssh certificates and TLS servers that it must reject or accept
 	@tests/tools.sh suite-tls
 	$(CARGO) build --locked -p arcssh --bin arcssh
 	$(SUITE) tls
 
+# Packages for Python 3.11, which Debian 12 has.
+suite-clients: ## Use programs and libraries that speak SSH through arcssh, and print what works
+	@tests/tools.sh suite-clients
+	$(CARGO) build --locked $(PROGRAMS)
+	npm install --prefix '$(abspath $(TARGET))/suites/node' --ignore-scripts --no-audit --no-fund --silent ssh2@1.17.0
+	NODE_FOLDER='$(abspath $(TARGET))/suites/node' $(SUITE) clients paramiko==5.1.0 asyncssh==2.24.1 fabric==3.2.3 \
+	    ssh-python==1.2.0.post1 ssh2-python==1.2.0.post1 ansible-core==2.19.14
+
 .PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak \
-    suite-websocket suite-tls
+    suite-websocket suite-openssh suite-tls suite-clients

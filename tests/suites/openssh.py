@@ -30,7 +30,7 @@ CONFIGURATIONS = ["sshd_proxy", *(f"sshd_proxy_host_{host}" for host in "abcde")
 # Tests at a time. They wait more than they compute.
 AT_ONCE = 3
 # The limit of one test, in seconds.
-LIMIT = 600
+LIMIT = 1200
 # The ones that take longest begin first.
 LONGEST = ["rekey", "integrity", "agent-restrict", "try-ciphers", "cert-userkey", "cert-hostkey", "cfgmatchlisten"]
 # These two use the same fixed port.
