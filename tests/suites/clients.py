@@ -64,7 +64,8 @@ CLIENTS = {
         "git --version",
         None,
         f"ssh web01 git init -q --bare repository.git && {GIT} init -q r && cp data r/FAR && cd r && {GIT} add . && "
-        f"{GIT} commit -q -m a && {GIT} push -q web01:repository.git HEAD:main && ssh web01 'git -C repository.git show main:FAR >FAR'",
+        f"{GIT} commit -q -m a && {GIT} push -q web01:repository.git HEAD:main && "
+        "ssh web01 'git -C repository.git show main:FAR >FAR'",
         f"{GIT} clone -q -b main web01:repository.git r2 && cp r2/FAR NEAR",
     ),
     "Mercurial": (
@@ -80,8 +81,18 @@ CLIENTS = {
         f"{ANSIBLE} -m copy -a 'src=data dest=FAR'",
         f"{ANSIBLE} -m fetch -a 'src=FAR dest=NEAR flat=yes'",
     ),
-    "PuTTY (plink, pscp)": ("plink -V", f"plink {PLINK} web01 exit 7", f"pscp -q {PLINK} data web01:FAR", f"pscp -q {PLINK} web01:FAR NEAR"),
-    "psftp": ("plink -V", None, f"echo put data FAR >b1; psftp -b b1 {PLINK} web01", f"echo get FAR NEAR >b2; psftp -b b2 {PLINK} web01"),
+    "PuTTY (plink, pscp)": (
+        "plink -V",
+        f"plink {PLINK} web01 exit 7",
+        f"pscp -q {PLINK} data web01:FAR",
+        f"pscp -q {PLINK} web01:FAR NEAR",
+    ),
+    "psftp": (
+        "plink -V",
+        None,
+        f"echo put data FAR >b1; psftp -b b1 {PLINK} web01",
+        f"echo get FAR NEAR >b2; psftp -b b2 {PLINK} web01",
+    ),
     "paramiko": (version_of("paramiko"), *library("paramiko")),
     "Fabric": (version_of("fabric"), *library("fabric")),
     "asyncssh": (version_of("asyncssh"), *library("asyncssh")),
@@ -96,7 +107,12 @@ CLIENTS = {
         "parallel-scp -H web01 $PWD/data FAR",
         "parallel-slurp -H web01 -L slurped FAR fetched && cp slurped/*/fetched NEAR",
     ),
-    "lftp": ("lftp --version", None, "lftp -e 'put data -o FAR; bye' sftp://web01", "lftp -e 'get FAR -o NEAR; bye' sftp://web01"),
+    "lftp": (
+        "lftp --version",
+        None,
+        "lftp -e 'put data -o FAR; bye' sftp://web01",
+        "lftp -e 'get FAR -o NEAR; bye' sftp://web01",
+    ),
     "sshfs": (
         "sshfs --version",
         None,
@@ -106,7 +122,8 @@ CLIENTS = {
     "BorgBackup": (
         "borg --version",
         None,
-        f"{BORG} init -e none web01:borg && cp data FAR && {BORG} create web01:borg::a FAR && {BORG} extract --stdout web01:borg::a | ssh web01 'cat >FAR'",
+        f"{BORG} init -e none web01:borg && cp data FAR && {BORG} create web01:borg::a FAR && "
+        f"{BORG} extract --stdout web01:borg::a | ssh web01 'cat >FAR'",
         f"{BORG} extract --stdout web01:borg::a >NEAR",
     ),
     "restic": (
@@ -127,9 +144,8 @@ def file_of(name):
 
 def shell(command, folder):
     """Runs a shell command. Returns its exit status, or None after the limit, and its output."""
-    process = subprocess.Popen(
-        ["bash", "-c", command], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(["bash", "-c", command], cwd=folder, **streams)
     try:
         output, _ = process.communicate(timeout=LIMIT)
         return process.returncode, output
@@ -159,7 +175,8 @@ def attempt(name, checksum):
 
     def uploaded(status):
         there = subprocess.run(["ssh", "web01", "sha256sum", far], capture_output=True, text=True, check=False)
-        return None if status == 0 and there.stdout.startswith(checksum) else f"exit status {status}, {there.stdout}{there.stderr}"
+        same = there.stdout.startswith(checksum)
+        return None if status == 0 and same else f"exit status {status}, {there.stdout}{there.stderr}"
 
     def downloaded(status):
         copy = folder / near
@@ -191,7 +208,7 @@ def prepare():
 
 def denied():
     """The clients that this machine does not permit. Prints why."""
-    # In some containers, only root may use file systems in user space, and only an sshd of root can give a terminal to its user.
+    # In some containers, only root may use file systems in user space, and only an sshd of root can allocate a terminal.
     reasons = {}
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         reasons["sshfs"] = "this machine denies /dev/fuse"

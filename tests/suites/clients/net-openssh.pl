@@ -9,5 +9,6 @@ if ($ARGV[0] eq 'run') {
     $connection->system('exit 7');
     exit $? >> 8;
 }
-my $done = $ARGV[0] eq 'up' ? $connection->scp_put('data', 'up-net-openssh') : $connection->scp_get('up-net-openssh', 'down-net-openssh');
+my ($far, $near) = ('up-net-openssh', 'down-net-openssh');
+my $done = $ARGV[0] eq 'up' ? $connection->scp_put('data', $far) : $connection->scp_get($far, $near);
 die $connection->error unless $done;

@@ -17,7 +17,12 @@ const end = (error, status = 0) => {
   proxy.stdin.end();
 };
 client.on('error', end).on('ready', () => {
-  if (task === 'run') return client.exec('exit 7', (error, stream) => (error ? end(error) : stream.on('exit', (status) => end(null, status)).resume()));
+  if (task === 'run') {
+    return client.exec('exit 7', (error, stream) => {
+      if (error) return end(error);
+      stream.on('exit', (status) => end(null, status)).resume();
+    });
+  }
   client.sftp((error, sftp) => {
     if (error) return end(error);
     if (task === 'up') sftp.fastPut('data', 'up-ssh2', end);
