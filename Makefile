@@ -13,7 +13,7 @@ FOLDERS = '$(DESTDIR)$(PREFIX)/bin' '$(MANUAL)' '$(SHARE)/bash-completion/comple
 PROGRAMS = -p arcssh --bin arcssh -p arcssh-emulator --bin arcssh-emulator
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: ## Run ssh, scp, sftp and rsync through arcssh against an emulated Azure
 	@tests/tools.sh demo
@@ -132,4 +132,32 @@ soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	$(CARGO) build --locked $(PROGRAMS)
 	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- soak:: --nocapture
 
-.PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak
+# Test suites of other projects, from the package registries. docs/TESTING.md explains each result that is not a success.
+# SUITE_RECORD=1 records the result as the expected one.
+SUITE = ARCSSH='$(abspath $(TARGET))/debug/arcssh' tests/suites/run.sh '$(abspath $(TARGET))/suites'
+
+suite-websocket: ## Run the WebSocket cases of the Autobahn test suite
+	@tests/tools.sh suite-websocket
+	$(CARGO) build --locked -p arcssh --bin arcssh
+	$(SUITE) websocket kosoku==0.1.0
+
+suite-openssh: ## Run OpenSSH's own regression tests without arcssh and through it
+	@tests/tools.sh suite-openssh
+	$(CARGO) build --locked $(PROGRAMS)
+	$(SUITE) openssh
+
+suite-tls: ## Show arcssh certificates and TLS servers that it must reject or accept
+	@tests/tools.sh suite-tls
+	$(CARGO) build --locked -p arcssh --bin arcssh
+	$(SUITE) tls
+
+# Packages for Python 3.11, which Debian 12 has.
+suite-clients: ## Use programs and libraries that speak SSH through arcssh, and print what works
+	@tests/tools.sh suite-clients
+	$(CARGO) build --locked $(PROGRAMS)
+	npm install --prefix '$(abspath $(TARGET))/suites/node' --ignore-scripts --no-audit --no-fund --silent ssh2@1.17.0
+	NODE_FOLDER='$(abspath $(TARGET))/suites/node' $(SUITE) clients paramiko==5.1.0 asyncssh==2.24.1 fabric==3.2.3 \
+	    ssh-python==1.2.0.post1 ssh2-python==1.2.0.post1 ansible-core==2.19.14
+
+.PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak \
+    suite-websocket suite-openssh suite-tls suite-clients

@@ -4,7 +4,8 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench or bare.
+# SET is build, demo, playground, session, test, check, bench, bare, or the name of a suite: suite-websocket,
+# suite-openssh, suite-tls or suite-clients.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -53,6 +54,29 @@ gnome-keyring-daemon gnome-keyring
 secret-tool libsecret-tools"
 bench="$playground
 valgrind valgrind"
+suite="$build
+openssl openssl
+python3 python3
+python:ensurepip python3-venv"
+suite_openssh="$suite
+sshd openssh-server
+file:/usr/lib/openssh/regress/test-exec.sh openssh-tests"
+suite_clients="$suite
+$playground
+git git
+npm npm
+node nodejs
+hg mercurial
+plink putty-tools
+parallel-ssh pssh
+lftp lftp
+sshfs sshfs
+borg borgbackup
+restic restic
+ruby:net/sftp ruby-net-sftp
+ruby:ed25519 ruby-ed25519
+ruby:bcrypt_pbkdf ruby-bcrypt-pbkdf
+perl:Net::OpenSSH libnet-openssh-perl"
 bare='debootstrap debootstrap
 unshare util-linux'
 
@@ -66,7 +90,10 @@ packages_of() {
     test) echo "$test" ;;
     bench) echo "$bench" ;;
     bare) echo "$bare" ;;
-    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare" ;;
+    suite-websocket | suite-tls) echo "$suite" ;;
+    suite-openssh) echo "$suite_openssh" ;;
+    suite-clients) echo "$suite_clients" ;;
+    *) fail "unknown set: $1" "see the beginning of tests/tools.sh" ;;
     esac
 }
 
@@ -95,6 +122,9 @@ is_there() {
     authorities) authorities ;;
     # env, because true as a shell builtin loads no library.
     library:*) [ -z "$(LD_PRELOAD="${1#library:}" env true 2>&1)" ] ;;
+    file:*) [ -e "${1#file:}" ] ;;
+    ruby:*) ruby -r "${1#ruby:}" -e 0 2>/dev/null ;;
+    perl:*) perl "-M${1#perl:}" -e 0 2>/dev/null ;;
     python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac
@@ -192,5 +222,5 @@ else
 fi
 case $1 in
 check) install_cargo_tools ;;
-demo | playground | session | test | bench) make_privilege_separation_directory ;;
+demo | playground | session | test | bench | suite-openssh | suite-clients) make_privilege_separation_directory ;;
 esac

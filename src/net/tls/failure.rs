@@ -1,5 +1,7 @@
 //! Why TLS fails, as sentences. rustls and webpki name most causes only by identifiers of their source.
 
+use std::net::IpAddr;
+
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 use crate::net::tls::{TlsError, TrustError};
@@ -116,8 +118,12 @@ fn invalid(error: &CertificateError) -> String {
 /// Names the hosts of a certificate. webpki writes a name as `DnsName("example.com")` or `IpAddress(192.0.2.1)`.
 fn other_names(presented: &[String]) -> String {
     let name = |text: &String| {
-        let (_, name) = text.trim_end_matches(')').split_once('(')?;
-        Some(sanitize(name.trim_matches('"')))
+        let (kind, name) = text.trim_end_matches(')').split_once('(')?;
+        let name = sanitize(name.trim_matches('"'));
+        let is_address = name.parse::<IpAddr>().is_ok();
+        // Without its kind, such a name looks like the address of the host.
+        Some(if kind == "DnsName" && is_address { format!("the DNS name {name}") } else { name })
+            .filter(|name| !name.is_empty())
     };
     let mut names: Vec<String> = presented.iter().filter_map(name).take(MAX_NAMES).collect();
     if presented.len() > MAX_NAMES {
@@ -386,6 +392,9 @@ mod tests {
         }
         let many: Vec<String> = (0..9).map(|n| format!("DnsName(\"{n}.example\")")).collect();
         assert_eq!(other_names(&many), "is for 0.example, 1.example, 2.example and others");
+        let unusual = [r#"DnsName("127.0.0.1")"#, r#"DnsName("")"#].map(str::to_owned);
+        assert_eq!(other_names(&unusual), "is for the DNS name 127.0.0.1");
+        assert_eq!(other_names(&unusual[1..]), "names no host");
         assert_eq!(other_names(&[]), "names no host");
         for (oid, name) in [(4_u8, "MD5"), (14, "SHA-224"), (10, "RSA-PSS of another kind")] {
             assert_eq!(algorithm(&[6, 9, 42, 134, 72, 134, 247, 13, 1, 1, oid, 5, 0]), name);
