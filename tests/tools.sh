@@ -4,7 +4,7 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench or bare.
+# SET is build, demo, playground, session, test, check, bench, bare or package.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -55,6 +55,15 @@ bench="$playground
 valgrind valgrind"
 bare='debootstrap debootstrap
 unshare util-linux'
+package="$build
+git git
+tar tar
+gzip gzip"
+if [ "$(uname)" = Linux ]; then
+    package="$package
+dpkg-deb dpkg
+rpmbuild rpm"
+fi
 
 # The packages of a set, by Debian's names.
 packages_of() {
@@ -66,7 +75,8 @@ packages_of() {
     test) echo "$test" ;;
     bench) echo "$bench" ;;
     bare) echo "$bare" ;;
-    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare" ;;
+    package) echo "$package" ;;
+    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare package" ;;
     esac
 }
 
@@ -145,6 +155,7 @@ install_with_homebrew() {
         case $package in
         gcc) fail "no C compiler is installed" "xcode-select --install" ;;
         rsync | curl | openssl | python3 | fish | tinyproxy | git) names="$names $package" ;;
+        tar) names="$names gnu-tar" ;;
         tinyproxy-bin) names="$names tinyproxy" ;;
         groff-base) names="$names groff" ;;
         nodejs | npm) names="$names node" ;;
@@ -160,9 +171,14 @@ install_cargo_tools() {
     for component in rustfmt clippy; do
         cargo "${component#rust}" --version >/dev/null 2>&1 || rustup component add "$component"
     done
-    cargo deny --version >/dev/null 2>&1 && return 0
-    say "installing cargo-deny, once, which takes some minutes"
-    cargo install --locked --no-default-features --version 0.20.2 cargo-deny
+    install_cargo_program cargo-deny 0.20.2 --no-default-features
+}
+
+# Installs a program of crates.io, unless there is one: install_cargo_program NAME VERSION [OPTION]
+install_cargo_program() {
+    command -v "$1" >/dev/null && return 0
+    say "installing $1, once, which takes some minutes"
+    cargo install --locked --version "$2" ${3:-} "$1"
 }
 
 # sshd of root requires this directory, sshd of an ordinary user does not (OpenSSH, sshd.c: privsep_chroot). On Debian the
@@ -192,5 +208,9 @@ else
 fi
 case $1 in
 check) install_cargo_tools ;;
+package)
+    install_cargo_program cargo-auditable 0.7.7
+    install_cargo_program cargo-cyclonedx 0.5.9
+    ;;
 demo | playground | session | test | bench) make_privilege_separation_directory ;;
 esac

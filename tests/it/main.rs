@@ -32,6 +32,7 @@ mod matrix;
 mod memory;
 mod named_files;
 mod namesakes;
+mod packaging;
 mod plain_ssh;
 mod proxies;
 mod readme;
