@@ -105,6 +105,14 @@ install: ## Build arcssh for use and install it below PREFIX, with manual and co
 	@echo '  arcssh config MACHINE --user USER'
 	@echo '  ssh MACHINE'
 
+package: ## Build archive, .deb, .rpm, image and SBOM of this system below target/package
+	@tests/tools.sh package
+	packaging/package.sh
+
+package-check: ## Try the packages: in minimal Debian systems, an empty root and a second build
+	@tests/tools.sh package-check
+	packaging/check.sh $(PART)
+
 uninstall: ## Remove what install put below PREFIX
 	rm -f '$(DESTDIR)$(PREFIX)/bin/arcssh' '$(MANUAL)/arcssh.1' '$(MANUAL)/arcssh-'*.1 \
 	    '$(SHARE)/bash-completion/completions/arcssh' '$(SHARE)/zsh/site-functions/_arcssh' \
@@ -132,4 +140,4 @@ soak: ## Carry traffic with checksums for SOAK_MINUTES=60
 	$(CARGO) build --locked $(PROGRAMS)
 	SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test --locked --test it -- soak:: --nocapture
 
-.PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak
+.PHONY: help demo playground session screens test check bench bench-check bench-record bare install package package-check uninstall faults fuzz soak

@@ -4,7 +4,7 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench, bare or package.
+# SET is build, demo, playground, session, test, check, bench, bare, package or package-check.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -64,6 +64,18 @@ if [ "$(uname)" = Linux ]; then
 dpkg-deb dpkg
 rpmbuild rpm"
 fi
+package_check="$demo
+debootstrap debootstrap
+lintian lintian
+rpm rpm
+readelf binutils
+skopeo skopeo
+umoci umoci
+ruby ruby
+python3 python3
+nix-instantiate nix-bin
+makepkg makepkg
+setpriv util-linux"
 
 # The packages of a set, by Debian's names.
 packages_of() {
@@ -76,7 +88,8 @@ packages_of() {
     bench) echo "$bench" ;;
     bare) echo "$bare" ;;
     package) echo "$package" ;;
-    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare package" ;;
+    package-check) echo "$package_check" ;;
+    *) fail "unknown set: $1" "choose one of: build demo playground session test check bench bare package package-check" ;;
     esac
 }
 
