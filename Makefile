@@ -105,6 +105,14 @@ install: ## Build arcssh for use and install it below PREFIX, with manual and co
 	@echo '  arcssh config MACHINE --user USER'
 	@echo '  ssh MACHINE'
 
+package: ## Build archive, .deb, .rpm, image and SBOM of this system below target/package
+	@tests/tools.sh package
+	packaging/package.sh
+
+package-check: ## Try the packages: in minimal Debian systems, an empty root and a second build
+	@tests/tools.sh package-check
+	packaging/check.sh $(PART)
+
 uninstall: ## Remove what install put below PREFIX
 	rm -f '$(DESTDIR)$(PREFIX)/bin/arcssh' '$(MANUAL)/arcssh.1' '$(MANUAL)/arcssh-'*.1 \
 	    '$(SHARE)/bash-completion/completions/arcssh' '$(SHARE)/zsh/site-functions/_arcssh' \
@@ -159,5 +167,5 @@ suite-clients: ## Use programs and libraries that speak SSH through arcssh, and 
 	NODE_FOLDER='$(abspath $(TARGET))/suites/node' $(SUITE) clients paramiko==5.1.0 asyncssh==2.24.1 fabric==3.2.3 \
 	    ssh-python==1.2.0.post1 ssh2-python==1.2.0.post1 ansible-core==2.19.14
 
-.PHONY: help demo playground session screens test check bench bench-check bench-record bare install uninstall faults fuzz soak \
-    suite-websocket suite-openssh suite-tls suite-clients
+.PHONY: help demo playground session screens test check bench bench-check bench-record bare install package package-check \
+    uninstall faults fuzz soak suite-websocket suite-openssh suite-tls suite-clients

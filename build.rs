@@ -1,4 +1,4 @@
-//! Passes build details to `arcssh version --verbose`.
+//! Passes build details to `arcssh version`.
 
 use std::env;
 use std::io::Write;
@@ -13,6 +13,9 @@ fn main() {
         format!("cargo::rustc-env=ARCSSH_TARGET={}", variable("TARGET")),
         format!("cargo::rustc-env=ARCSSH_PROFILE={}", variable("PROFILE")),
         format!("cargo::rustc-env=ARCSSH_RUSTC={rustc}"),
+        // The commit, from the scripts that build a release.
+        format!("cargo::rustc-env=ARCSSH_COMMIT={}", variable("ARCSSH_COMMIT")),
+        "cargo::rerun-if-env-changed=ARCSSH_COMMIT".into(),
         "cargo::rerun-if-changed=build.rs".into(),
     ];
     // If this write fails, the variables are missing and the program does not compile.

@@ -18,4 +18,6 @@ if [ "$(uname)" = Linux ] && links_statically; then
 else
     set --
 fi
+ARCSSH_COMMIT=${ARCSSH_COMMIT:-$(git rev-parse HEAD 2>/dev/null || true)}
+export ARCSSH_COMMIT
 exec ${CARGO:-tests/cargo.sh} rustc --locked --release -p arcssh --bin arcssh -- "$@"

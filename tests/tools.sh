@@ -4,8 +4,8 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench, bare, or the name of a suite: suite-websocket,
-# suite-openssh, suite-tls or suite-clients.
+# SET is build, demo, playground, session, test, check, bench, bare, package, package-check, or the name of a suite:
+# suite-websocket, suite-openssh, suite-tls or suite-clients.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -79,6 +79,27 @@ ruby:bcrypt_pbkdf ruby-bcrypt-pbkdf
 perl:Net::OpenSSH libnet-openssh-perl"
 bare='debootstrap debootstrap
 unshare util-linux'
+package="$build
+git git
+tar tar
+gzip gzip"
+if [ "$(uname)" = Linux ]; then
+    package="$package
+dpkg-deb dpkg
+rpmbuild rpm"
+fi
+package_check="$demo
+debootstrap debootstrap
+lintian lintian
+rpm rpm
+readelf binutils
+skopeo skopeo
+umoci umoci
+ruby ruby
+python3 python3
+nix-instantiate nix-bin
+makepkg makepkg
+setpriv util-linux"
 
 # The packages of a set, by Debian's names.
 packages_of() {
@@ -90,6 +111,8 @@ packages_of() {
     test) echo "$test" ;;
     bench) echo "$bench" ;;
     bare) echo "$bare" ;;
+    package) echo "$package" ;;
+    package-check) echo "$package_check" ;;
     suite-websocket | suite-tls) echo "$suite" ;;
     suite-openssh) echo "$suite_openssh" ;;
     suite-clients) echo "$suite_clients" ;;
@@ -175,6 +198,7 @@ install_with_homebrew() {
         case $package in
         gcc) fail "no C compiler is installed" "xcode-select --install" ;;
         rsync | curl | openssl | python3 | fish | tinyproxy | git) names="$names $package" ;;
+        tar) names="$names gnu-tar" ;;
         tinyproxy-bin) names="$names tinyproxy" ;;
         groff-base) names="$names groff" ;;
         nodejs | npm) names="$names node" ;;
@@ -190,9 +214,14 @@ install_cargo_tools() {
     for component in rustfmt clippy; do
         cargo "${component#rust}" --version >/dev/null 2>&1 || rustup component add "$component"
     done
-    cargo deny --version >/dev/null 2>&1 && return 0
-    say "installing cargo-deny, once, which takes some minutes"
-    cargo install --locked --no-default-features --version 0.20.2 cargo-deny
+    install_cargo_program cargo-deny 0.20.2 --no-default-features
+}
+
+# Installs a program of crates.io, unless there is one: install_cargo_program NAME VERSION [OPTION]
+install_cargo_program() {
+    command -v "$1" >/dev/null && return 0
+    say "installing $1, once, which takes some minutes"
+    cargo install --locked --version "$2" ${3:-} "$1"
 }
 
 # sshd of root requires this directory, sshd of an ordinary user does not (OpenSSH, sshd.c: privsep_chroot). On Debian the
@@ -222,5 +251,9 @@ else
 fi
 case $1 in
 check) install_cargo_tools ;;
+package)
+    install_cargo_program cargo-auditable 0.7.7
+    install_cargo_program cargo-cyclonedx 0.5.9
+    ;;
 demo | playground | session | test | bench | suite-openssh | suite-clients) make_privilege_separation_directory ;;
 esac

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &OutputArgs, log: &LogArgs) -> Result<u8> {
         print_json(&Value::Object([version].into_iter().chain(details).collect()))?;
         return Ok(0);
     }
-    let mut text = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("arcssh {} ({})\n", env!("CARGO_PKG_VERSION"), origin(env!("ARCSSH_COMMIT")));
     if log.verbose > 0 {
         text += &fields(&details());
     }
@@ -30,9 +30,16 @@ pub(crate) fn run(args: &OutputArgs, log: &LogArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Returns the start of the commit, if the build was given one, and the target.
+fn origin(commit: &str) -> String {
+    let target = format!("{}{}", env!("ARCSSH_TARGET"), linking());
+    if commit.is_empty() { target } else { format!("{commit:.12}, {target}") }
+}
+
 fn details() -> [(&'static str, String); 8] {
+    let commit = env!("ARCSSH_COMMIT");
     [
-        ("target", format!("{}{}", env!("ARCSSH_TARGET"), linking())),
+        ("commit", if commit.is_empty() { "unknown".into() } else { commit.into() }),
         ("profile", env!("ARCSSH_PROFILE").into()),
         ("rustc", env!("ARCSSH_RUSTC").into()),
         ("tls", tls().into()),

@@ -3,8 +3,9 @@
 //! Libraries panic if the system denies them one of these (tokio: the socket pair of its signal handler, the threads for
 //! name resolution; tungstenite and uuid: random numbers). arcssh therefore tries them first.
 
-use std::fs::File;
 use std::io;
+#[cfg(unix)]
+use std::os::fd::AsFd as _;
 use std::thread;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -71,11 +72,12 @@ pub(crate) fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
+/// Duplicates standard error, which is always open (std opens /dev/null in its place). A container can lack /dev.
 #[cfg(unix)]
 fn descriptors() -> io::Result<()> {
-    let first = File::open("/dev/null")?;
-    let _all = (1..DESCRIPTORS).map(|_| first.try_clone()).collect::<io::Result<Vec<File>>>()?;
-    Ok(())
+    let stderr = io::stderr();
+    let all = (0..DESCRIPTORS).map(|_| stderr.as_fd().try_clone_to_owned());
+    all.collect::<io::Result<Vec<_>>>().map(drop)
 }
 
 /// Windows has no such limit.

@@ -38,6 +38,7 @@ mod matrix;
 mod memory;
 mod named_files;
 mod namesakes;
+mod packaging;
 mod picker;
 mod ping;
 mod plain_ssh;
