@@ -1,5 +1,6 @@
 //! The command line: commands, options, arguments and their help.
 
+pub(crate) mod destination;
 pub(crate) mod entry_files;
 pub(crate) mod proxy_command;
 
@@ -407,7 +408,7 @@ pub(crate) struct ProxyArgs {
 }
 
 /// The service of a machine to connect to.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct TargetArgs {
     /// Port on the machine [default: 22 for SSH, 6516 for WAC]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]

@@ -1,10 +1,11 @@
-//! The commands: a file or a folder for each. `session` and `provision` are shared by several commands.
+//! The commands: a file or a folder for each. `session`, `destination` and `provision` are shared by several commands.
 
 pub(crate) mod account;
 pub(crate) mod cache;
 pub(crate) mod cert;
 pub(crate) mod completions;
 pub(crate) mod config;
+mod destination;
 pub(crate) mod doctor;
 pub(crate) mod known_hosts;
 pub(crate) mod last;

@@ -1,0 +1,83 @@
+//! The machine that a command connects to.
+
+use crate::azure::hybrid_compute::MachineRef;
+use crate::azure::hybrid_connectivity::Service;
+use crate::azure::resource_id::ResourceId;
+use crate::azure::target::Target;
+use crate::cli::destination::DestinationArgs;
+use crate::cli::proxy_command::{HostEntry, find_entry};
+use crate::cli::{AzureArgs, ProxyArgs};
+use crate::commands::session::Session;
+use crate::diagnosis::{Error, Result};
+use crate::machines::{SelectError, distinguished, find, without_suffix};
+use crate::relay::connector::ARM_TIMEOUT;
+use crate::ssh::managed_block;
+use crate::terminal::progress::{Progress, Step};
+
+/// A machine with the account and the port to connect to it.
+pub(crate) struct Destination {
+    /// The clients, with the account and the cloud of the host entry if there is one.
+    pub(crate) session: Session,
+    pub(crate) id: ResourceId,
+    pub(crate) target: Target,
+    /// The machine's host entry in the user's ssh configuration.
+    pub(crate) entry: Option<Entry>,
+}
+
+/// A host entry that connects through arcssh, with the arguments of its `arcssh proxy`.
+pub(crate) struct Entry {
+    pub(crate) host: HostEntry,
+    pub(crate) proxy: ProxyArgs,
+}
+
+impl Destination {
+    /// Finds a machine by the alias of a host entry, its resource ID, `GROUP/NAME` or name. A host entry precedes a machine of
+    /// Azure with the same name, as it does for ssh.
+    ///
+    /// # Errors
+    /// [`SelectError`]; Azure rejects a request; see [`Session::open`].
+    pub(crate) async fn open(
+        machine: Option<&str>,
+        args: &DestinationArgs,
+        command: &'static str,
+    ) -> Result<Self> {
+        let Some(machine) = machine else { return Err(SelectError::NothingSelected { command }.into()) };
+        let entry = entry(machine, args)?;
+        let azure: &AzureArgs = entry.as_ref().map_or(&args.azure, |entry| &entry.proxy.azure);
+        let session = Session::open(azure)?;
+        let id = id(machine, args, entry.as_ref(), &session).await?;
+        let service = args.target.service;
+        let of_entry = entry.as_ref().filter(|_| service == Service::Ssh).map(|entry| entry.host.port);
+        let port = args.target.port.or(of_entry).unwrap_or(service.default_port());
+        let target = distinguished(Target::new(&id, service, port));
+        Ok(Self { session, id, target, entry })
+    }
+}
+
+/// Returns the host entry of a machine, with the port that ssh uses.
+fn entry(machine: &str, args: &DestinationArgs) -> Result<Option<Entry>> {
+    let Some(host) = find_entry(machine, &managed_block::text_of_user()) else { return Ok(None) };
+    let host = host.used(None, &managed_block::default_path()?)?;
+    Ok(host.proxy_args(&args.typed).map(|proxy| Entry { host, proxy }))
+}
+
+async fn id(
+    machine: &str,
+    args: &DestinationArgs,
+    entry: Option<&Entry>,
+    session: &Session,
+) -> Result<ResourceId> {
+    if let Some(id) = entry.and_then(|entry| entry.proxy.machine.clone()) {
+        return Ok(id);
+    }
+    if let MachineRef::Id(id) = machine.parse()? {
+        return Ok(id);
+    }
+    let suffix = entry.map(|entry| entry.proxy.suffix.clone());
+    let suffix = suffix.unwrap_or_else(|| managed_block::suffix(&managed_block::text_of_user()));
+    let subscription = args.subscription.clone().or(entry.and_then(|entry| entry.proxy.subscription.clone()));
+    let (name, subscriptions) = (without_suffix(machine, &suffix, &[]), Vec::from_iter(subscription));
+    let step = Step::wait(format!("resource ID of {name}")).with(" from Azure Resource Manager");
+    let find = async { Ok::<_, Error>(find(&session.arm, name, &subscriptions).await?.id) };
+    Progress::default().run_with_timeout(ARM_TIMEOUT, step, find).await
+}
