@@ -1,8 +1,10 @@
-//! The commands: a file or a folder for each. `session`, `destination` and `provision` are shared by several commands.
+//! The commands: a file or a folder for each. `client`, `destination`, `provision` and `session` are shared by several
+//! commands.
 
 pub(crate) mod account;
 pub(crate) mod cache;
 pub(crate) mod cert;
+mod client;
 pub(crate) mod completions;
 pub(crate) mod config;
 mod destination;
@@ -17,6 +19,7 @@ pub(crate) mod provision;
 pub(crate) mod proxy;
 mod session;
 pub(crate) mod setup;
+pub(crate) mod ssh;
 pub(crate) mod teardown;
 pub(crate) mod version;
 pub(crate) mod warm;

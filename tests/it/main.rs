@@ -43,6 +43,7 @@ mod security;
 mod setup;
 mod sign_in;
 mod soak;
+mod ssh;
 mod sshproxy_compat;
 mod stdout;
 mod store;

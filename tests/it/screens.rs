@@ -35,10 +35,11 @@ the tests; a test fails if a screen differs. IDs, times, keys and addresses are 
 /// What to show: a command line, and the user's answer to its question.
 struct Step(&'static str, &'static str);
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "login",
     "setup",
     "config",
+    "ssh",
     "list",
     "warm",
     "cert",

@@ -11,6 +11,10 @@ use crate::text::is_unsafe;
 pub(crate) const HOST: &str = include_str!("../../../config-templates/host.conf");
 /// The template of the wildcard entry.
 pub(crate) const WILDCARD: &str = include_str!("../../../config-templates/wildcard.conf");
+/// The options of a connection without a host entry, which override those of the user.
+pub(crate) const CONNECTION: &str = include_str!("../../../config-templates/connection.conf");
+/// The options of a login without a host entry. Those of the user override them.
+pub(crate) const LOGIN: &str = include_str!("../../../config-templates/login.conf");
 
 /// The placeholders of a template.
 const PLACEHOLDERS: [&str; 20] = [
@@ -142,6 +146,15 @@ impl Host {
             }
         }
         Ok(text)
+    }
+
+    /// Renders a template as options of ssh's command line, which have the form of the configuration (ssh(1), `-o`).
+    ///
+    /// # Errors
+    /// See [`Self::render`].
+    pub(crate) fn options(&self, template: &str) -> Result<Vec<String>> {
+        let text = self.render(template, Platform::HERE)?;
+        Ok(text.lines().flat_map(|line| ["-o".to_owned(), line.to_owned()]).collect())
     }
 
     fn render_line(&self, line: &str, platform: Platform) -> Result<Option<String>> {
