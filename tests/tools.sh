@@ -26,6 +26,10 @@ rsync rsync"
 playground="$demo
 curl curl
 library:libnss_wrapper.so libnss-wrapper"
+# Debian 13 has FreeRDP 3.
+freerdp='xfreerdp freerdp2-x11
+freerdp-shadow-cli freerdp2-shadow-x11'
+command -v xfreerdp3 >/dev/null && freerdp=
 session="$playground
 uptime procps
 python3 python3"
@@ -50,7 +54,9 @@ groff groff-base
 dbus-run-session dbus
 dbus-send dbus
 gnome-keyring-daemon gnome-keyring
-secret-tool libsecret-tools"
+secret-tool libsecret-tools
+Xvfb xvfb
+$freerdp"
 bench="$playground
 valgrind valgrind"
 bare='debootstrap debootstrap

@@ -3,6 +3,7 @@
 pub(crate) mod destination;
 pub(crate) mod entry_files;
 pub(crate) mod proxy_command;
+pub(crate) mod rdp;
 pub(crate) mod ssh;
 
 use std::convert::Infallible;
@@ -27,6 +28,7 @@ use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::AZURE_CLI;
 use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
+use crate::cli::rdp::RdpArgs;
 use crate::cli::ssh::{SshArgs, SshWords};
 use crate::entra_ssh::CertificateOptions;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
@@ -86,6 +88,7 @@ impl Cli {
             let connection = TargetArgs::augment_args(azure.clone());
             match &mut cli.command {
                 Command::Doctor(args) => args.typed = typed_options(&azure, matches),
+                Command::Rdp(args) => args.destination.typed = typed_options(&connection, matches),
                 Command::Ssh(args) => args.destination.typed = typed_options(&connection, matches),
                 _ => {}
             }
@@ -209,6 +212,7 @@ Start here:
 
 Connect:
   ssh          Connect to a machine, without a host entry
+  rdp          Open the remote desktop of a machine
   list         List Arc machines (table, JSON, Ansible)
   warm         Fill the credential cache in advance
   cert         Get or show an Entra ID SSH certificate
@@ -227,7 +231,8 @@ Maintain:
   version      Print the version, and details with --verbose";
 
 /// The commands that the short help omits, so that it fits a terminal of 24 lines.
-const RARE: [&str; 8] = ["warm", "cert", "known-hosts", "proxy", "teardown", "completions", "man", "version"];
+const RARE: [&str; 9] =
+    ["rdp", "warm", "cert", "known-hosts", "proxy", "teardown", "completions", "man", "version"];
 
 /// Returns those of some options that are on the command line, without those from the environment.
 fn typed_options(options: &clap::Command, matches: &ArgMatches) -> Vec<OsString> {
@@ -261,6 +266,9 @@ pub(crate) enum Command {
     /// Connect to a machine, without a host entry
     #[command(after_long_help = ssh::EXAMPLES)]
     Ssh(Box<SshArgs>),
+    /// Open the remote desktop of a machine
+    #[command(after_long_help = rdp::EXAMPLES)]
+    Rdp(Box<RdpArgs>),
     /// List Arc machines (table, JSON, Ansible)
     #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
@@ -690,7 +698,7 @@ pub(crate) struct CertArgs {
 }
 
 /// The request for an Entra ID SSH certificate.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Certificate")]
 pub(crate) struct CertificateArgs {
     /// Scope of the certificate [default: sign-in to Linux machines of the cloud]

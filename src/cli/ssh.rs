@@ -4,8 +4,9 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Args};
 
-use crate::cli::GENERAL;
 use crate::cli::destination::DestinationArgs;
+use crate::cli::{CertificateArgs, GENERAL};
+use crate::ssh::host_entry::{CertificateMode, Platform};
 
 /// The options of ssh that have an argument (OpenSSH 9.9, ssh.c, `getopt` in `main`).
 const WITH_ARGUMENT: &str = "bceilmopBDEFIJLOPQRSwW";
@@ -18,6 +19,7 @@ Examples:
   arcssh ssh azureuser@web01 uptime        run a command
   arcssh ssh -L 8080:localhost:80 -N web01
                                            forward a port
+  arcssh ssh --entra web01                 log in with an Entra ID certificate
   arcssh ssh web01 -- -t 'top -n 1; ls'    pass the rest to ssh, unchanged
   rsync -e 'arcssh ssh' -a site/ web01:site/
   GIT_SSH_COMMAND='arcssh ssh' git clone web01:project.git
@@ -47,14 +49,11 @@ pub(crate) struct SshArgs {
     pub(crate) words: SshWords,
 }
 
-impl SshArgs {
-    /// Returns the user and the machine. A user can contain `@` (ssh.c, `parse_user_host_port`: the last one counts).
-    pub(crate) fn user_and_machine(&self) -> (Option<&str>, Option<&str>) {
-        match self.machine.as_deref().map(|machine| (machine.rsplit_once('@'), machine)) {
-            Some((Some((user, machine)), _)) => (Some(user), Some(machine)),
-            Some((None, machine)) => (None, Some(machine)),
-            None => (None, None),
-        }
+/// Returns the user and the machine of an argument. A user can contain `@` (ssh.c, `main`: the last one counts).
+pub(crate) fn user_and_machine(argument: Option<&str>) -> (Option<&str>, Option<&str>) {
+    match argument.and_then(|argument| argument.rsplit_once('@')) {
+        Some((user, machine)) => (Some(user), Some(machine)),
+        None => (None, argument),
     }
 }
 
@@ -68,9 +67,21 @@ pub(crate) struct SshLogin {
     /// Private key to log in with
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<String>,
+    /// Log in with an Entra ID SSH certificate
+    ///
+    /// An agent of arcssh serves the certificate, or arcssh writes it to files [default: agent; on Windows: files]
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true)]
+    entra: Option<Option<CertificateMode>>,
+    #[command(flatten)]
+    pub(crate) certificate: CertificateArgs,
 }
 
 impl SshLogin {
+    /// Returns how ssh gets a certificate, if the user logs in with one.
+    pub(crate) fn entra(&self) -> Option<CertificateMode> {
+        self.entra.map(|mode| mode.unwrap_or(CertificateMode::on(Platform::HERE)))
+    }
+
     /// Returns the options with the user who is part of the machine's argument, if there is one.
     pub(crate) fn with_user(&self, user: Option<&str>) -> Self {
         Self { user: user.map(str::to_owned).or(self.user.clone()), ..self.clone() }

@@ -1,9 +1,10 @@
-//! The commands: a file or a folder for each. `client`, `destination`, `provision` and `session` are shared by several
+//! The commands: a file or a folder for each. `certificates`, `client`, `destination`, `provision` and `session` are shared by several
 //! commands.
 
 pub(crate) mod account;
 pub(crate) mod cache;
 pub(crate) mod cert;
+mod certificates;
 mod client;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -17,6 +18,7 @@ pub(crate) mod logout;
 pub(crate) mod man;
 pub(crate) mod provision;
 pub(crate) mod proxy;
+pub(crate) mod rdp;
 mod session;
 pub(crate) mod setup;
 pub(crate) mod ssh;

@@ -19,6 +19,7 @@ pub(crate) mod requirements;
 pub(crate) mod rsa_key;
 pub(crate) mod session;
 pub(crate) mod shell;
+pub(crate) mod tunnel;
 pub(crate) mod used_names;
 pub(crate) mod user_options;
 pub(crate) mod verification;

@@ -35,6 +35,7 @@ mod named_files;
 mod namesakes;
 mod plain_ssh;
 mod proxies;
+mod rdp;
 mod readme;
 mod scale;
 mod screens;

@@ -35,11 +35,12 @@ the tests; a test fails if a screen differs. IDs, times, keys and addresses are 
 /// What to show: a command line, and the user's answer to its question.
 struct Step(&'static str, &'static str);
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "login",
     "setup",
     "config",
     "ssh",
+    "rdp",
     "list",
     "warm",
     "cert",

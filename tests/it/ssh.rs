@@ -14,13 +14,13 @@ use crate::support::{
 };
 
 /// A user without a host entry, whose configuration has only a key and a port.
-struct User<'a> {
-    home: Home<'a>,
+pub(crate) struct User<'a> {
+    pub(crate) home: Home<'a>,
     w: &'a Lab,
 }
 
 impl<'a> User<'a> {
-    fn new(w: &'a Lab) -> Self {
+    pub(crate) fn new(w: &'a Lab) -> Self {
         Self::with(w, "")
     }
 
@@ -419,4 +419,44 @@ fn no_secret_is_in_arguments_and_no_file_remains() {
         .filter(|name| !["config", "known_hosts"].contains(&name.as_str()))
         .collect();
     assert_eq!(files, Vec::<String>::new());
+}
+
+#[test]
+fn a_certificate_of_entra_id_logs_in_without_a_host_entry() {
+    let me = whoami();
+    let w = lab_with(&["web01"], |builder| {
+        let builder = builder.user_principal_name(&me).approve_devices();
+        builder.machine(Machine::new("win01").os_name("windows"))
+    });
+    w.sshd().trust_authority(&w.emulator().ssh_ca_public_key(), &[&me]).unwrap();
+    fs::write(w.sshd().client_key().with_file_name("authorized_keys"), "").unwrap();
+    let user = User::new(&w);
+    let anonymous = |words: &[&str]| {
+        let mut command = user.home.command(ARCSSH);
+        command.args(words);
+        for name in ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"] {
+            command.env_remove(name);
+        }
+        run(&mut command)
+    };
+    assert_eq!(anonymous(&["login", "--device-code"]).code, Some(0));
+    let logins = || w.sshd().log().matches("-CERT").count();
+    for words in [
+        &["ssh", "web01", "--entra", "echo ok"][..],
+        &["ssh", "--entra=agent", &format!("{me}@web01"), "echo ok"],
+        &["ssh", "--entra=files", "web01", "echo ok"],
+        &["ssh", "-o", "IdentitiesOnly=no", "--entra", "-l", &me, &w.id(), "echo ok"],
+    ] {
+        let before = logins();
+        assert_eq!(clean(anonymous(words)), "ok\n", "{words:?}");
+        assert!(logins() > before, "{words:?}");
+    }
+    let without = anonymous(&["ssh", "web01", "true"]);
+    assert!(without.stderr.contains("Permission denied"), "{}", without.stderr);
+    // With a host entry that has no certificate.
+    assert_eq!(anonymous(&["config", "web01"]).code, Some(0));
+    assert_eq!(clean(anonymous(&["ssh", "web01", "--entra", "echo ok"])), "ok\n");
+    let windows = anonymous(&["ssh", "win01", "--entra"]);
+    let expected = "arcssh: cannot connect to win01: Entra users can log in to Linux machines only; for Windows, use --user and a key of that user\n";
+    assert_eq!((windows.code, &*windows.stderr), (Some(1), expected));
 }

@@ -226,9 +226,17 @@ impl Host {
     /// # Errors
     /// A word that a shell would change.
     pub(crate) fn proxy_command(&self, platform: Platform) -> Result<String> {
-        let words = self.proxy_command.iter().map(|word| command_word(word, platform));
-        Ok(words.collect::<Result<Vec<_>>>()?.join(" "))
+        command_line(&self.proxy_command, platform)
     }
+}
+
+/// Quotes the words of a command for ssh, with ssh's tokens.
+///
+/// # Errors
+/// A word that a shell would change.
+pub(crate) fn command_line(words: &[String], platform: Platform) -> Result<String> {
+    let words = words.iter().map(|word| command_word(word, platform));
+    Ok(words.collect::<Result<Vec<_>>>()?.join(" "))
 }
 
 /// The text before the next placeholder, its name, and the text after it. ssh's `${VARIABLE}` is not a placeholder.
