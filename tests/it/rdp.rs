@@ -1,5 +1,6 @@
 //! `arcssh rdp`: a tunnel for a remote desktop, with FreeRDP as the client and the server.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -74,7 +75,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
+        let _ = self.0.kill();
         self.0.wait().unwrap();
     }
 }
@@ -136,11 +137,22 @@ fn a_real_client_connects_to_a_real_desktop() {
         return skipped("freerdp-shadow-cli is not installed");
     }
     let port = free_port();
-    let mut server = user.home.command("freerdp-shadow-cli");
-    server.args([&format!("/port:{port}"), "/bind-address:127.0.0.1", "/sec:tls"]).env("DISPLAY", &display);
-    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _server = Running(server.spawn().unwrap());
-    assert!(eventually(LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok()));
+    let start = || {
+        let mut server = user.home.command("freerdp-shadow-cli");
+        server.args([&format!("/port:{port}"), "/bind-address:127.0.0.1", "/sec:tls"]);
+        server.env("DISPLAY", &display).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(server.spawn().unwrap())
+    };
+    // The server ends if the display does not accept its connection yet.
+    let server = RefCell::new(start());
+    let listens = || {
+        let mut server = server.borrow_mut();
+        if server.0.try_wait().unwrap().is_some() {
+            *server = start();
+        }
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    };
+    assert!(eventually(LIMIT, listens));
     let port = port.to_string();
     let command = format!("exec {freerdp} \"$1\" /cert:ignore /sec:tls /p:x +auth-only");
     let client = client(&user.home, &command);
