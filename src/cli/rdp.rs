@@ -11,7 +11,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   arcssh rdp Administrator@win01           open the desktop of win01
   arcssh rdp win01 --file win01.rdp        write a file for another client
-  arcssh rdp win01 --gateway-to 10.0.0.5   open a desktop in the network of win01
+  arcssh rdp win01 --gateway-to 10.0.0.5   open a desktop in its network
 
 The desktop is reached through sshd on the machine: arcssh runs ssh, which
 forwards a local port, and then a client: mstsc on Windows, the app for .rdp
@@ -35,10 +35,10 @@ pub(crate) struct RdpArgs {
     #[arg(long, value_name = "FILE", help_heading = "Remote desktop")]
     pub(crate) file: Option<PathBuf>,
     /// User of the desktop [default: the user who logs in to sshd]
-    #[arg(long, value_name = "NAME", help_heading = "Remote desktop")]
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Remote desktop")]
     pub(crate) rdp_user: Option<String>,
     /// Port of the desktop
-    #[arg(long, value_name = "PORT", default_value_t = 3389, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Remote desktop")]
+    #[arg(long, value_name = "PORT", default_value_t = 3389, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = "Remote desktop")]
     pub(crate) rdp_port: u16,
     /// Host of the desktop, if it is another one in the machine's network
     #[arg(
@@ -50,7 +50,7 @@ pub(crate) struct RdpArgs {
     )]
     pub(crate) gateway_to: String,
     /// Local port of the tunnel [default: a free one]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Remote desktop")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = "Remote desktop")]
     pub(crate) local_port: Option<u16>,
     #[command(flatten)]
     pub(crate) login: SshLogin,

@@ -204,6 +204,24 @@ fn a_file_for_another_client_is_written_and_a_signal_ends_the_tunnel() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "full address:s:win.example.com\r\n");
 }
 
+#[test]
+fn without_a_client_the_address_is_shown() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    let bin = place(&user.home).join("bin");
+    fs::create_dir(&bin).unwrap();
+    for name in ["ssh", "mkdir"] {
+        std::os::unix::fs::symlink(which::which(name).unwrap(), bin.join(name)).unwrap();
+    }
+    let mut command = rdp(&user.home, &["web01"]);
+    let mut child = command.env("PATH", bin).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let shown = messages(&read_to(child.stderr.as_mut().unwrap(), "press Ctrl-C\n"));
+    assert!(shown.starts_with("arcssh: no client is installed: "), "{shown}");
+    assert!(shown.contains("\narcssh: the desktop of web01 is at 127.0.0.1:"), "{shown}");
+    signal(child.id(), "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
 /// A process that listens on the port first would get the user's password.
 #[test]
 fn the_client_connects_to_no_other_process() {

@@ -115,7 +115,10 @@ const SETUP: [Step; 7] = [
     Step("arcssh setup off01 --wait 0", ""),
 ];
 
-const CONNECT: [Step; 9] = [
+const CONNECT: [Step; 12] = [
+    Step("arcssh ssh web09", ""),
+    Step("arcssh ssh off01 --wait 0 uptime", ""),
+    Step("arcssh rdp web01 --client ./none", ""),
     Step("ssh -o BatchMode=yes web09.arc uptime", ""),
     Step("arcssh last web09.arc", ""),
     Step("arcssh warm web01 off01 web02 --jobs 1 --wait 0", ""),

@@ -397,6 +397,7 @@ fn wrong_input_names_the_next_command() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn no_secret_is_in_arguments_and_no_file_remains() {
     let w = lab(&["web01"]);
     let user = User::new(&w);

@@ -34,6 +34,10 @@ const CLIENTS: &[(&str, &[&str])] = if cfg!(windows) {
     ]
 };
 
+/// What the user can do without a client.
+const INSTALL: &str =
+    "install FreeRDP, name a client with --client, or enter this address in a client of yours";
+
 /// Opens a tunnel and a client, and returns the exit status of the client, or that of ssh if it ends first.
 ///
 /// # Errors
@@ -56,9 +60,10 @@ pub(crate) async fn run(args: &RdpArgs, log: &LogArgs) -> Result<u8> {
         return Ok(status_of(status));
     }
     let Some((program, options)) = viewer else {
-        if args.file.is_some() {
-            note(&format!("wrote {}", file.display()));
-        }
+        note(&match args.file {
+            Some(_) => format!("wrote {}", file.display()),
+            None => format!("no client is installed: {INSTALL}"),
+        });
         note(&format!("the desktop of {} is at {local}", destination.target.name));
         note("to close the tunnel, press Ctrl-C");
         return Ok(status_of(tunnel.ended().await?));
