@@ -26,10 +26,6 @@ rsync rsync"
 playground="$demo
 curl curl
 library:libnss_wrapper.so libnss-wrapper"
-# Debian 13 has FreeRDP 3.
-freerdp='xfreerdp freerdp2-x11
-freerdp-shadow-cli freerdp2-shadow-x11'
-command -v xfreerdp3 >/dev/null && freerdp=
 session="$playground
 uptime procps
 python3 python3"
@@ -56,7 +52,8 @@ dbus-send dbus
 gnome-keyring-daemon gnome-keyring
 secret-tool libsecret-tools
 Xvfb xvfb
-$freerdp"
+either:xfreerdp freerdp2-x11
+either:freerdp-shadow-cli freerdp2-shadow-x11"
 bench="$playground
 valgrind valgrind"
 bare='debootstrap debootstrap
@@ -101,6 +98,8 @@ is_there() {
     authorities) authorities ;;
     # env, because true as a shell builtin loads no library.
     library:*) [ -z "$(LD_PRELOAD="${1#library:}" env true 2>&1)" ] ;;
+    # Programs of FreeRDP 3 can have a name that ends in 3.
+    either:*) command -v "${1#either:}" >/dev/null || command -v "${1#either:}3" >/dev/null ;;
     python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac
@@ -130,6 +129,8 @@ install_on_debian() {
     say "installing: $packages"
     become_root
     $root apt-get update
+    # Debian 13 has only FreeRDP 3.
+    apt-cache show freerdp2-x11 >/dev/null 2>&1 || packages=$(echo "$packages" | sed 's/freerdp2-/freerdp3-/g')
     # Without a policy the package of sshd starts a server that is open to the network (invoke-rc.d(8)).
     $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends $packages
     case " $packages " in *" openssh-server "*) disable ssh ssh.service ssh.socket ;; esac

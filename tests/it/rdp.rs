@@ -16,13 +16,17 @@ use crate::support::{
     ARCSSH, LIMIT, eventually, finish, free_port, lab, run, script, service, signal, skipped, terminal,
 };
 
-/// FreeRDP's client, by its name in version 2 or 3, if it is installed.
-fn freerdp() -> Option<&'static str> {
-    let name = ["xfreerdp", "xfreerdp3"].into_iter().find(|name| which::which(name).is_ok());
+/// A program, by its name in version 2 or 3 of FreeRDP, if it is installed.
+fn installed(names: [&'static str; 2]) -> Option<&'static str> {
+    let name = names.into_iter().find(|name| which::which(name).is_ok());
     if name.is_none() {
-        skipped("FreeRDP is not installed");
+        skipped(&format!("{} is not installed", names[0]));
     }
     name
+}
+
+fn freerdp() -> Option<&'static str> {
+    installed(["xfreerdp", "xfreerdp3"])
 }
 
 fn rdp(home: &Home<'_>, words: &[&str]) -> Command {
@@ -133,12 +137,10 @@ fn a_real_client_connects_to_a_real_desktop() {
     let w = lab(&["web01"]);
     let user = User::new(&w);
     let Some((freerdp, (_xvfb, display))) = freerdp().zip(display(&user.home)) else { return };
-    if which::which("freerdp-shadow-cli").is_err() {
-        return skipped("freerdp-shadow-cli is not installed");
-    }
+    let Some(shadow) = installed(["freerdp-shadow-cli", "freerdp-shadow-cli3"]) else { return };
     let port = free_port();
     let start = || {
-        let mut server = user.home.command("freerdp-shadow-cli");
+        let mut server = user.home.command(shadow);
         server.args([&format!("/port:{port}"), "/bind-address:127.0.0.1", "/sec:tls"]);
         server.env("DISPLAY", &display).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Running(server.spawn().unwrap())
