@@ -67,6 +67,9 @@ pub(crate) struct SshLogin {
     /// Private key to log in with
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<String>,
+    /// Certificate of your own certificate authority to log in with
+    #[arg(long, value_name = "FILE", conflicts_with = "entra", hide_short_help = true)]
+    pub(crate) certificate_file: Option<String>,
     /// Log in with an Entra ID SSH certificate
     ///
     /// An agent of arcssh serves the certificate, or arcssh writes it to files [default: agent; on Windows: files]

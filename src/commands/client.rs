@@ -46,6 +46,7 @@ impl Client {
             user: login.user.clone(),
             port: args.target.port,
             identity_file: login.identity.clone(),
+            certificate_file: login.certificate_file.clone(),
             ..Host::default()
         };
         let mut options = proxy_options(args, log)?;
@@ -139,7 +140,7 @@ async fn add_certificate(
             Ok(std::iter::once(("--agent".into(), Some(path))).chain(pairs).collect())
         }
         CertificateMode::Files => {
-            let key = entra.file();
+            let key = entra.file(None);
             let certificate = format!("{key}-cert.pub");
             let cloud = azure.chosen_cloud().unwrap_or(CloudName::Public);
             let access = azure_options(&azure.credential.options(), cloud);

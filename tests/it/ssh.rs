@@ -461,3 +461,20 @@ fn a_certificate_of_entra_id_logs_in_without_a_host_entry() {
     let expected = "arcssh: cannot connect to win01: Entra users can log in to Linux machines only; for Windows, use --user and a key of that user\n";
     assert_eq!((windows.code, &*windows.stderr), (Some(1), expected));
 }
+
+#[test]
+fn a_certificate_of_the_users_authority_logs_in() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    let me = whoami();
+    let script = format!(
+        "ssh-keygen -qN '' -f ca && ssh-keygen -qN '' -f key && ssh-keygen -q -s ca -I me -n {me} key.pub"
+    );
+    run(user.home.command("sh").args(["-euc", &script])).clean();
+    let authority = user.home.file().parent().unwrap().with_file_name("ca.pub");
+    w.sshd().trust_authority(fs::read_to_string(authority).unwrap().trim(), &[&me]).unwrap();
+    fs::write(w.sshd().client_key().with_file_name("authorized_keys"), "").unwrap();
+    let words = ["web01", "--identity", "key", "--certificate-file", "key-cert.pub", "echo ok"];
+    assert_eq!(user.output(&words), "ok\n");
+    assert_eq!(run(&mut user.ssh(&["web01", "-i", "ca", "true"])).code, Some(255));
+}
