@@ -126,6 +126,8 @@ async fn run(cli: &Cli) -> Result<u8> {
     match &cli.command {
         Command::Login(args) => commands::login::run(args).await,
         Command::Config(args) => commands::config::run(args).await,
+        Command::Ssh(args) => commands::ssh::run(args, &cli.log).await,
+        Command::Rdp(args) => commands::rdp::run(args, &cli.log).await,
         Command::List(args) => commands::list::run(args).await,
         Command::Cert(args) => commands::cert::run(args).await,
         Command::Warm(args) => commands::warm::run(args).await,

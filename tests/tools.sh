@@ -51,7 +51,10 @@ groff groff-base
 dbus-run-session dbus
 dbus-send dbus
 gnome-keyring-daemon gnome-keyring
-secret-tool libsecret-tools"
+secret-tool libsecret-tools
+Xvfb xvfb
+either:xfreerdp freerdp2-x11
+either:freerdp-shadow-cli freerdp2-shadow-x11"
 bench="$playground
 valgrind valgrind"
 suite="$build
@@ -148,6 +151,8 @@ is_there() {
     file:*) [ -e "${1#file:}" ] ;;
     ruby:*) ruby -r "${1#ruby:}" -e 0 2>/dev/null ;;
     perl:*) perl "-M${1#perl:}" -e 0 2>/dev/null ;;
+    # Programs of FreeRDP 3 can have a name that ends in 3.
+    either:*) command -v "${1#either:}" >/dev/null || command -v "${1#either:}3" >/dev/null ;;
     python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac
@@ -177,6 +182,8 @@ install_on_debian() {
     say "installing: $packages"
     become_root
     $root apt-get update
+    # Debian 13 has only FreeRDP 3.
+    apt-cache show freerdp2-x11 >/dev/null 2>&1 || packages=$(echo "$packages" | sed 's/freerdp2-/freerdp3-/g')
     # Without a policy the package of sshd starts a server that is open to the network (invoke-rc.d(8)).
     $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends $packages
     case " $packages " in *" openssh-server "*) disable ssh ssh.service ssh.socket ;; esac

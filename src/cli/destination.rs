@@ -4,13 +4,13 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use crate::cli::{AzureArgs, TargetArgs};
+use crate::cli::{AzureArgs, TargetArgs, complete};
 
 /// How to find a machine, and how to connect to it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DestinationArgs {
     /// Search only the subscription with this name or ID
-    #[arg(short, long, value_name = "SUBSCRIPTION", hide_short_help = true, help_heading = "Machines")]
+    #[arg(short, long, value_name = "SUBSCRIPTION", hide_short_help = true, help_heading = "Machines", add = complete::subscription())]
     pub(crate) subscription: Option<String>,
     #[command(flatten, next_help_heading = "Connection")]
     pub(crate) target: TargetArgs,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
 use crate::net::listener::Local;
 
@@ -21,7 +22,7 @@ pub(crate) struct ForwardArgs {
     /// Host entry, name, GROUP/NAME or resource ID of a machine, and the local port or socket for it
     ///
     /// LOCAL is a port, or the path of a Unix socket, which contains a slash [default: a free port]
-    #[arg(value_name = "MACHINE[=LOCAL]", required = true, display_order = 0, help_heading = "Machines")]
+    #[arg(value_name = "MACHINE[=LOCAL]", display_order = 0, help_heading = "Machines", add = complete::machine())]
     pub(crate) forwards: Vec<Forward>,
     /// Address to listen on [default: 127.0.0.1 and ::1]
     #[arg(long, value_name = "ADDRESS")]

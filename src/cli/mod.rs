@@ -6,6 +6,8 @@ pub(crate) mod entry_files;
 pub(crate) mod forward;
 pub(crate) mod ping;
 pub(crate) mod proxy_command;
+pub(crate) mod rdp;
+pub(crate) mod ssh;
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -33,6 +35,8 @@ use crate::azure::relay_host::RelaySuffixes;
 use crate::azure::resource_id::ResourceId;
 use crate::cli::forward::ForwardArgs;
 use crate::cli::ping::PingArgs;
+use crate::cli::rdp::RdpArgs;
+use crate::cli::ssh::{SshArgs, SshWords};
 use crate::entra_ssh::CertificateOptions;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
 use crate::terminal::palette::{COMMAND, HEADING, HELP};
@@ -72,23 +76,31 @@ impl Cli {
         {
             return Ok(cli.into());
         }
+        let ssh_words = take_ssh_words(&mut words);
         let matches = match Self::command().try_get_matches_from(&words) {
             Err(error) if error.use_stderr() => with_fixed_usage(Self::command()).try_get_matches_from(words),
             result => result,
         };
-        Self::of(&matches?)
+        let mut cli = Self::of(&matches?)?;
+        if let Command::Ssh(args) = &mut cli.command {
+            args.words = ssh_words;
+        }
+        Ok(cli)
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut cli = Self::from_arg_matches(matches)?;
-        if let (Command::Doctor(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-            args.typed = typed_azure_options(matches);
-        }
-        if let (Command::Forward(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-            args.destination.typed = typed_azure_options(matches);
-        }
-        if let (Command::Ping(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-            args.destination.typed = typed_azure_options(matches);
+        if let Some((_, matches)) = matches.subcommand() {
+            let azure = AzureArgs::augment_args(clap::Command::new("azure"));
+            let connection = TargetArgs::augment_args(azure.clone());
+            match &mut cli.command {
+                Command::Doctor(args) => args.typed = typed_options(&azure, matches),
+                Command::Rdp(args) => args.destination.typed = typed_options(&connection, matches),
+                Command::Ssh(args) => args.destination.typed = typed_options(&connection, matches),
+                Command::Forward(args) => args.destination.typed = typed_options(&connection, matches),
+                Command::Ping(args) => args.destination.typed = typed_options(&connection, matches),
+                _ => {}
+            }
         }
         let conflict = match &cli.command {
             Command::List(args) => args.conflict_with_table().map(|option| ("list", option, "table")),
@@ -128,6 +140,33 @@ impl From<ProxyCli> for Cli {
     fn from(ProxyCli { command: ProxyCommand::Proxy(args), log, client }: ProxyCli) -> Self {
         Self { command: Command::Proxy(args), log, client }
     }
+}
+
+/// Removes the words of `arcssh ssh` that are for ssh from a command line, and returns them.
+fn take_ssh_words(words: &mut Vec<OsString>) -> SshWords {
+    if !words.iter().any(|word| word == "ssh") {
+        return SshWords::default();
+    }
+    let mut command = Cli::command();
+    command.build();
+    let has_value = |command: &clap::Command, option: &str| {
+        let is_it = |arg: &&Arg| arg.get_long().is_some_and(|long| option.strip_prefix("--") == Some(long));
+        let arg = command.get_arguments().find(is_it);
+        arg.is_some_and(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
+    };
+    let mut at = 1;
+    while let Some(option) = words.get(at).and_then(|word| word.to_str()).filter(|word| word.starts_with('-'))
+    {
+        at += if has_value(&command, option) { 2 } else { 1 };
+    }
+    let Some(ssh) =
+        command.find_subcommand("ssh").filter(|_| words.get(at).is_some_and(|word| word == "ssh"))
+    else {
+        return SshWords::default();
+    };
+    let split = ssh::split(words.drain(at + 1..), |option| has_value(ssh, option));
+    words.extend(split.own);
+    split.ssh
 }
 
 /// Sets the usage of each command. An error of clap would otherwise list the options of the command line and of the
@@ -185,6 +224,8 @@ Start here:
   config       Add Arc machines to your ssh configuration
 
 Connect:
+  ssh          Connect to a machine, without a host entry
+  rdp          Open the remote desktop of a machine
   list         List Arc machines (table, JSON, Ansible)
   forward      Forward local ports to sshd of machines
   warm         Fill the credential cache in advance
@@ -205,12 +246,22 @@ Maintain:
   version      Print the version, and details with --verbose";
 
 /// The commands that the short help omits, so that it fits a terminal of 24 lines.
-const RARE: [&str; 9] =
-    ["forward", "warm", "cert", "known-hosts", "proxy", "ping", "completions", "man", "version"];
+const RARE: [&str; 11] = [
+    "forward",
+    "rdp",
+    "warm",
+    "cert",
+    "known-hosts",
+    "proxy",
+    "ping",
+    "teardown",
+    "completions",
+    "man",
+    "version",
+];
 
-/// Returns the credential and cloud options of the command line, without those from the environment.
-fn typed_azure_options(matches: &ArgMatches) -> Vec<OsString> {
-    let options = AzureArgs::augment_args(clap::Command::new("azure"));
+/// Returns those of some options that are on the command line, without those from the environment.
+fn typed_options(options: &clap::Command, matches: &ArgMatches) -> Vec<OsString> {
     let typed = |option: &Arg| {
         let name = option.get_id().as_str();
         let is_typed = matches.value_source(name) == Some(ValueSource::CommandLine);
@@ -238,6 +289,12 @@ pub(crate) enum Command {
     /// Add Arc machines to your ssh configuration
     #[command(after_long_help = CONFIG_EXAMPLES)]
     Config(Box<ConfigArgs>),
+    /// Connect to a machine, without a host entry
+    #[command(after_long_help = ssh::EXAMPLES)]
+    Ssh(Box<SshArgs>),
+    /// Open the remote desktop of a machine
+    #[command(after_long_help = rdp::EXAMPLES)]
+    Rdp(Box<RdpArgs>),
     /// List Arc machines (table, JSON, Ansible)
     #[command(after_long_help = LIST_EXAMPLES)]
     List(ListArgs),
@@ -796,7 +853,7 @@ pub(crate) struct CertArgs {
 }
 
 /// The request for an Entra ID SSH certificate.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Certificate")]
 pub(crate) struct CertificateArgs {
     /// Scope of the certificate [default: sign-in to Linux machines of the cloud]

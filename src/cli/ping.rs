@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
 
 /// The shortest and the longest time between two round trips, in seconds.
@@ -13,7 +14,7 @@ const INTERVALS: std::ops::RangeInclusive<f64> = 0.2..=3600.0;
 #[command(next_help_heading = "Measurement")]
 pub(crate) struct PingArgs {
     /// Host entry, name, GROUP/NAME or resource ID of a machine
-    #[arg(value_name = "MACHINE", display_order = 0, help_heading = "Machines")]
+    #[arg(value_name = "MACHINE", display_order = 0, help_heading = "Machines", add = complete::machine())]
     pub(crate) machine: Option<String>,
     /// Number of round trips (0: until Ctrl-C)
     #[arg(short, long, value_name = "NUMBER", default_value = "5")]

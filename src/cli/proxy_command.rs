@@ -92,6 +92,14 @@ impl ProxyCommand {
         command
     }
 
+    /// Sets an option with a value.
+    pub(crate) fn set(&mut self, option: &str, value: String) {
+        if let Some(at) = self.options.iter().position(|word| word == option) {
+            self.options.drain(at..self.options.len().min(at + 2));
+        }
+        self.options.extend([option.to_owned(), value]);
+    }
+
     /// The resource ID of the machine, if the line has one.
     pub(crate) fn resource_id(&self) -> Option<&ResourceId> {
         match &self.machine {
@@ -198,6 +206,11 @@ pub(crate) struct HostEntry {
 }
 
 impl HostEntry {
+    /// Its `ProxyCommand`.
+    pub(crate) fn proxy_command(&self) -> ProxyCommand {
+        ProxyCommand::parse(&self.line)
+    }
+
     /// The arguments of its `arcssh proxy`, with `overrides` after them; `None` if they are not valid.
     pub(crate) fn proxy_args(&self, overrides: &[OsString]) -> Option<ProxyArgs> {
         let mut command = ProxyCommand::parse(&self.line);

@@ -1,15 +1,15 @@
 //! The machine that a command connects to.
 
-use crate::azure::hybrid_compute::MachineRef;
+use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::destination::DestinationArgs;
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::cli::{AzureArgs, ProxyArgs};
-use crate::commands::session::Session;
+use crate::commands::session::{Session, pick_machine};
 use crate::diagnosis::{Error, Result};
-use crate::machines::{SelectError, distinguished, find, without_suffix};
+use crate::machines::{SelectError, distinguished, find, list_visible, pick as pick_known, without_suffix};
 use crate::relay::connector::ARM_TIMEOUT;
 use crate::ssh::managed_block;
 use crate::terminal::progress::{Progress, Step};
@@ -20,6 +20,8 @@ pub(crate) struct Destination {
     pub(crate) session: Session,
     pub(crate) id: ResourceId,
     pub(crate) target: Target,
+    /// The machine, of which only the resource ID is known unless its name was looked up in Azure.
+    pub(crate) machine: Machine,
     /// The machine's host entry in the user's ssh configuration.
     pub(crate) entry: Option<Entry>,
 }
@@ -41,17 +43,29 @@ impl Destination {
         args: &DestinationArgs,
         command: &'static str,
     ) -> Result<Self> {
-        let Some(machine) = machine else { return Err(SelectError::NothingSelected { command }.into()) };
+        let picked = match machine {
+            Some(_) => None,
+            None => Some(pick(args, command).await?),
+        };
+        let machine = machine.or(picked.as_deref()).unwrap_or_default();
         let entry = entry(machine, args)?;
         let azure: &AzureArgs = entry.as_ref().map_or(&args.azure, |entry| &entry.proxy.azure);
         let session = Session::open(azure)?;
-        let id = id(machine, args, entry.as_ref(), &session).await?;
+        let machine = find_machine(machine, args, entry.as_ref(), &session).await?;
+        let id = machine.id.clone();
         let service = args.target.service;
         let of_entry = entry.as_ref().filter(|_| service == Service::Ssh).map(|entry| entry.host.port);
         let port = args.target.port.or(of_entry).unwrap_or(service.default_port());
         let target = distinguished(Target::new(&id, service, port));
-        Ok(Self { session, id, target, entry })
+        Ok(Self { session, id, target, machine, entry })
     }
+}
+
+/// Lets the user pick a machine, and returns its resource ID.
+async fn pick(args: &DestinationArgs, command: &'static str) -> Result<String> {
+    let session = Session::open(&args.azure)?;
+    let picked = pick_machine(&session, args.subscription.as_slice(), command).await?;
+    Ok(picked.machine.id.to_string())
 }
 
 /// Returns the host entry of a machine, with the port that ssh uses.
@@ -61,23 +75,32 @@ fn entry(machine: &str, args: &DestinationArgs) -> Result<Option<Entry>> {
     Ok(host.proxy_args(&args.typed).map(|proxy| Entry { host, proxy }))
 }
 
-async fn id(
+async fn find_machine(
     machine: &str,
     args: &DestinationArgs,
     entry: Option<&Entry>,
     session: &Session,
-) -> Result<ResourceId> {
+) -> Result<Machine> {
     if let Some(id) = entry.and_then(|entry| entry.proxy.machine.clone()) {
-        return Ok(id);
+        return Ok(Machine::from_id(id));
     }
     if let MachineRef::Id(id) = machine.parse()? {
-        return Ok(id);
+        return Ok(Machine::from_id(id));
     }
     let suffix = entry.map(|entry| entry.proxy.suffix.clone());
     let suffix = suffix.unwrap_or_else(|| managed_block::suffix(&managed_block::text_of_user()));
     let subscription = args.subscription.clone().or(entry.and_then(|entry| entry.proxy.subscription.clone()));
     let (name, subscriptions) = (without_suffix(machine, &suffix, &[]), Vec::from_iter(subscription));
     let step = Step::wait(format!("resource ID of {name}")).with(" from Azure Resource Manager");
-    let find = async { Ok::<_, Error>(find(&session.arm, name, &subscriptions).await?.id) };
+    let find = async {
+        match find(&session.arm, name, &subscriptions).await {
+            // The names of all machines show which one the user may mean.
+            Err(SelectError::Unknown { .. }) if subscriptions.is_empty() => {
+                let known = list_visible(&session.arm, &session.store, &[]).await?;
+                Ok::<_, Error>(pick_known(&session.arm, name, &known).await?)
+            }
+            result => Ok(result?),
+        }
+    };
     Progress::default().run_with_timeout(ARM_TIMEOUT, step, find).await
 }

@@ -1,8 +1,11 @@
-//! The commands: a file or a folder for each. `session`, `destination` and `provision` are shared by several commands.
+//! The commands: a file or a folder for each. `certificates`, `client`, `destination`, `provision` and `session` are shared by several
+//! commands.
 
 pub(crate) mod account;
 pub(crate) mod cache;
 pub(crate) mod cert;
+mod certificates;
+mod client;
 pub(crate) mod complete;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -18,8 +21,10 @@ pub(crate) mod man;
 pub(crate) mod ping;
 pub(crate) mod provision;
 pub(crate) mod proxy;
+pub(crate) mod rdp;
 mod session;
 pub(crate) mod setup;
+pub(crate) mod ssh;
 pub(crate) mod teardown;
 pub(crate) mod version;
 pub(crate) mod warm;

@@ -134,7 +134,6 @@ impl Session {
 ///
 /// # Errors
 /// [`SelectError::NothingSelected`] without a terminal; the user picks no machine; those of [`select`].
-#[expect(dead_code, reason = "for commands that connect to one machine")]
 pub(crate) async fn pick_machine(
     session: &Session,
     subscriptions: &[String],

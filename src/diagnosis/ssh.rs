@@ -83,6 +83,10 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             Code::ProgramMissing,
             "name the ssh program of OpenSSH with --ssh or ARCSSH_SSH, or unset ARCSSH_SSH".into(),
         ),
+        SshError::NoClient => (
+            Code::ProgramMissing,
+            "install the OpenSSH client, and add the directory of ssh to PATH".into(),
+        ),
         SshError::AgentSocket(problem) => (Code::AgentSocket, other_socket(problem).into()),
         SshError::NoKeygen | SshError::NoProcess(_) | SshError::KeyGeneration(_) => {
             return certificate::no_key(error);

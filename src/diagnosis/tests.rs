@@ -204,6 +204,7 @@ fn examples_of_authentication() -> Vec<Diagnosis> {
         IssueError::Unsupported(CredentialSource::AzurePowershell).into(),
         IssueError::Unusable(CertificateError::AnotherKey).into(),
         IssueError::NotCached.into(),
+        SshError::NoClient.into(),
         IssueError::NoKey(SshError::NoKeygen).into(),
         SshError::NoProcess("no memory".into()).into(),
         SshError::KeyGeneration("the disk is full".into()).into(),

@@ -17,7 +17,9 @@ pub(crate) mod rejection;
 pub(crate) mod requirements;
 #[cfg_attr(not(unix), allow(dead_code, reason = "only the agent uses some of it"))]
 pub(crate) mod rsa_key;
+pub(crate) mod session;
 pub(crate) mod shell;
+pub(crate) mod tunnel;
 pub(crate) mod used_names;
 pub(crate) mod user_options;
 pub(crate) mod verification;
@@ -165,6 +167,9 @@ pub(crate) enum SshError {
     /// The ssh that the user selected cannot be used. The cause is a verb with its object.
     #[error("the ssh client {} {cause}", program.display())]
     Client { program: PathBuf, cause: String },
+    /// ssh is not installed.
+    #[error("ssh is not installed")]
+    NoClient,
     /// ssh-keygen is not installed.
     #[error("ssh-keygen is not installed")]
     NoKeygen,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const DOCUMENT: &str = include_str!("../../docs/ARCHITECTURE.md");
 
 /// Modules of `commands` that several commands share.
-const SHARED: [&str; 4] = ["destination", "provision", "session", "mod"];
+const SHARED: [&str; 6] = ["certificates", "client", "destination", "provision", "session", "mod"];
 
 /// The layer of each module in the table.
 fn layers() -> BTreeMap<&'static str, u32> {

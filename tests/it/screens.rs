@@ -35,10 +35,12 @@ the tests; a test fails if a screen differs. IDs, times, keys and addresses are 
 /// What to show: a command line, and the user's answer to its question.
 struct Step(&'static str, &'static str);
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "login",
     "setup",
     "config",
+    "ssh",
+    "rdp",
     "list",
     "forward",
     "warm",
@@ -118,7 +120,10 @@ const SETUP: [Step; 10] = [
     Step("arcssh setup web01 --sshd", ""),
 ];
 
-const CONNECT: [Step; 13] = [
+const CONNECT: [Step; 16] = [
+    Step("arcssh ssh web09", ""),
+    Step("arcssh ssh off01 --wait 0 uptime", ""),
+    Step("arcssh rdp web01 --client ./none", ""),
     Step("ssh -o BatchMode=yes web09.arc uptime", ""),
     Step("arcssh last web09.arc", ""),
     Step("arcssh warm web01 off01 web02 --jobs 1 --wait 0", ""),

@@ -12,7 +12,7 @@ use crate::azure::hybrid_compute::{Machine, MachineRef, list};
 use crate::azure::resource_id::ResourceId;
 use crate::cli::ConfigArgs;
 use crate::cli::proxy_command::{ProxyCommand, ProxyMachine, azure_options, program};
-use crate::commands::config::certificates::Entra;
+use crate::commands::certificates::{Entra, ONLY_LINUX, is_windows};
 use crate::commands::config::options::{Access, Adopted, Filter, Login, Options};
 use crate::commands::config::plan::Notes;
 use crate::commands::config::{own_block, wildcard};
@@ -733,19 +733,9 @@ impl EntryBuilder {
         let Some((entra, mode)) = self.entra.as_ref().zip(login.entra) else {
             return Ok(Host { proxy_command: command.words(), ..host });
         };
-        // Without `--user`, the user is the one that the certificate is for, and the certificate must remain for that user.
         let own_user = login.user.clone().filter(|_| !login.selects_user_of_certificate());
-        let login_name = Some(&entra.login_name).filter(|_| own_user.is_none());
-        let user = own_user.or(login_name.cloned());
-        let login_name = login_name.map(|name| host_entry::to_word(name));
-        let CertificateOptions { scope, client_id } = &entra.options;
-        let options = [
-            ("--login-name", login_name.as_ref()),
-            ("--scope", scope.as_ref()),
-            ("--client-id", client_id.as_ref()),
-        ];
-        let options = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.clone()]));
-        let options: Vec<String> = options.flatten().collect();
+        let options = entra.arguments(own_user.as_ref());
+        let user = own_user.or(Some(entra.login_name.clone()));
         match mode {
             CertificateMode::Agent => {
                 let path = entra.agent(target_name)?;
@@ -784,13 +774,4 @@ impl EntryBuilder {
     fn azure_args(&self) -> Vec<String> {
         azure_options(&self.access.credential, self.access.cloud)
     }
-}
-
-/// Why the host entry of a Windows machine has no certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
-/// azure-cli-extensions `ssh`, custom.py).
-const ONLY_LINUX: &str = "Entra users can log in to Linux machines only; for Windows, use --user and a key \
-    of that user";
-
-fn is_windows(machine: &Machine) -> bool {
-    machine.os == "windows"
 }

@@ -1,6 +1,5 @@
 //! `arcssh config`: host entries for Arc machines in the ssh configuration, written after `ssh -G` has returned their values.
 
-mod certificates;
 mod clean;
 mod entries;
 mod options;

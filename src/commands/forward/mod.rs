@@ -10,7 +10,7 @@ use crate::commands::forward::exec::Exec;
 use crate::commands::forward::report::{Form, Report};
 use crate::commands::forward::server::Server;
 use crate::diagnosis::{Context, Result};
-use crate::net::listener::Listener;
+use crate::net::listener::{Listener, Local};
 use crate::system::signals::{self, or_shutdown, shutdown};
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
@@ -57,11 +57,16 @@ pub(crate) async fn run(args: &ForwardArgs) -> Result<u8> {
 /// without a login counts against all users of its sshd (sshd_config(5), `PerSourcePenalties`).
 async fn prepare(args: &ForwardArgs) -> Result<Vec<Forward>> {
     let bind = |forward: &cli::Forward| Listener::bind(&forward.local, args.bind);
-    let listeners = args.forwards.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    // Without a machine, the user picks one.
+    let listeners = match &args.forwards[..] {
+        [] => vec![Listener::bind(&Local::Port(0), args.bind)?],
+        forwards => forwards.iter().map(bind).collect::<Result<_, _>>()?,
+    };
     let (progress, all) = (Progress::default(), listeners.len());
     let mut forwards = Vec::new();
-    for (cli::Forward { machine, .. }, listener) in args.forwards.iter().zip(listeners) {
-        let destination = Destination::open(Some(machine), &args.destination, "forward").await?;
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let machine = args.forwards.get(number).map(|forward| forward.machine.as_str());
+        let destination = Destination::open(machine, &args.destination, "forward").await?;
         let Destination { session, target, .. } = &destination;
         progress.set(Step::left(all - forwards.len(), all, "machines", vec![target.name.clone()]));
         let verified = progress.run(session.cache_credentials(target)).await;

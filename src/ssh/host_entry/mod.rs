@@ -11,6 +11,10 @@ use crate::text::is_unsafe;
 pub(crate) const HOST: &str = include_str!("../../../config-templates/host.conf");
 /// The template of the wildcard entry.
 pub(crate) const WILDCARD: &str = include_str!("../../../config-templates/wildcard.conf");
+/// The options of a connection without a host entry, which override those of the user.
+pub(crate) const CONNECTION: &str = include_str!("../../../config-templates/connection.conf");
+/// The options of a login without a host entry. Those of the user override them.
+pub(crate) const LOGIN: &str = include_str!("../../../config-templates/login.conf");
 
 /// The placeholders of a template.
 const PLACEHOLDERS: [&str; 20] = [
@@ -144,6 +148,15 @@ impl Host {
         Ok(text)
     }
 
+    /// Renders a template as options of ssh's command line, which have the form of the configuration (ssh(1), `-o`).
+    ///
+    /// # Errors
+    /// See [`Self::render`].
+    pub(crate) fn options(&self, template: &str) -> Result<Vec<String>> {
+        let text = self.render(template, Platform::HERE)?;
+        Ok(text.lines().flat_map(|line| ["-o".to_owned(), line.to_owned()]).collect())
+    }
+
     fn render_line(&self, line: &str, platform: Platform) -> Result<Option<String>> {
         let mut rendered = String::new();
         let mut rest = line;
@@ -213,9 +226,17 @@ impl Host {
     /// # Errors
     /// A word that a shell would change.
     pub(crate) fn proxy_command(&self, platform: Platform) -> Result<String> {
-        let words = self.proxy_command.iter().map(|word| command_word(word, platform));
-        Ok(words.collect::<Result<Vec<_>>>()?.join(" "))
+        command_line(&self.proxy_command, platform)
     }
+}
+
+/// Quotes the words of a command for ssh, with ssh's tokens.
+///
+/// # Errors
+/// A word that a shell would change.
+pub(crate) fn command_line(words: &[String], platform: Platform) -> Result<String> {
+    let words = words.iter().map(|word| command_word(word, platform));
+    Ok(words.collect::<Result<Vec<_>>>()?.join(" "))
 }
 
 /// The text before the next placeholder, its name, and the text after it. ssh's `${VARIABLE}` is not a placeholder.

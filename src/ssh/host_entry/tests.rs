@@ -430,6 +430,7 @@ fn templates_use_known_placeholders_and_all_of_them() {
         names
     };
     let mut used = [all(HOST), all(WILDCARD), vec!["name".into()]].concat();
+    assert!([all(CONNECTION), all(LOGIN)].concat().iter().all(|name| used.contains(name)));
     used.sort();
     used.dedup();
     let mut known = PLACEHOLDERS.map(str::to_owned);

@@ -1,18 +1,19 @@
-//! The Entra ID certificate of host entries.
+//! The Entra ID certificate that ssh logs in with.
 
 use anyhow::Context as _;
 use ring::digest::{SHA256, digest};
 
 use crate::azure::credentials::CredentialChain;
+use crate::azure::hybrid_compute::Machine;
 use crate::diagnosis::Result;
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::CertificateCache;
 use crate::ssh::home;
-use crate::ssh::host_entry::{CertificateMode, Platform};
+use crate::ssh::host_entry::{CertificateMode, Platform, to_word};
 use crate::ssh::{SocketProblem, SshError};
 use crate::text::hex;
 
-/// The certificate that host entries log in with.
+/// The certificate that host entries, or ssh without a host entry, log in with.
 pub(super) struct Entra {
     /// The user that the certificate is for.
     pub(super) login_name: String,
@@ -51,6 +52,20 @@ impl Entra {
         Ok(Self { login_name, options, folder })
     }
 
+    /// Returns the options of `arcssh proxy` and `arcssh cert`. Without another user, the user is the one that the certificate is
+    /// for, and the certificate must remain for that user.
+    pub(super) fn arguments(&self, other_user: Option<&String>) -> Vec<String> {
+        let login_name = other_user.is_none().then(|| to_word(&self.login_name));
+        let CertificateOptions { scope, client_id } = &self.options;
+        let options = [
+            ("--login-name", login_name.as_ref()),
+            ("--scope", scope.as_ref()),
+            ("--client-id", client_id.as_ref()),
+        ];
+        let options = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.clone()]));
+        options.flatten().collect()
+    }
+
     /// The path of the agent for a resource ID or a pattern.
     ///
     /// # Errors
@@ -69,6 +84,15 @@ impl Entra {
         let of_key = public_key.map_or(String::new(), |key| format!(" {key}"));
         format!("{folder}/id_{}", short_hash(&format!("{login_name} {scope:?} {client_id:?}{of_key}")))
     }
+}
+
+/// Why ssh logs in to a Windows machine without a certificate (Microsoft Learn, "SSH access to Azure Arc-enabled servers";
+/// azure-cli-extensions `ssh`, custom.py).
+pub(super) const ONLY_LINUX: &str = "Entra users can log in to Linux machines only; for Windows, use --user and a key \
+    of that user";
+
+pub(super) fn is_windows(machine: &Machine) -> bool {
+    machine.os == "windows"
 }
 
 /// The most bytes of an agent's path. macOS allows 103 for a socket, whose name also has a number.

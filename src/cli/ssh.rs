@@ -1,0 +1,223 @@
+//! The command line of `arcssh ssh`: short options are ssh's, long ones are those of arcssh, since ssh has none.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Arg, ArgAction, Args};
+
+use crate::cli::complete;
+use crate::cli::destination::DestinationArgs;
+use crate::cli::{CertificateArgs, GENERAL};
+use crate::ssh::host_entry::{CertificateMode, Platform};
+
+/// The options of ssh that have an argument (OpenSSH 9.9, ssh.c, `getopt` in `main`).
+const WITH_ARGUMENT: &str = "bceilmopBDEFIJLOPQRSwW";
+
+const USAGE: &str = "arcssh ssh [OPTIONS] [USER@]MACHINE [SSH-ARGS]...";
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  arcssh ssh web01                         log in
+  arcssh ssh azureuser@web01 uptime        run a command
+  arcssh ssh -L 8080:localhost:80 -N web01
+                                           forward a port
+  arcssh ssh --entra web01                 log in with an Entra ID certificate
+  arcssh ssh web01 -- -t 'top -n 1; ls'    pass the rest to ssh, unchanged
+  rsync -e 'arcssh ssh' -a site/ web01:site/
+  GIT_SSH_COMMAND='arcssh ssh' git clone web01:project.git
+
+Short options are those of ssh: -v shows its messages, and --verbose the log of
+arcssh. A host entry of arcssh config applies. Without one, ssh reads your
+configuration for the host name NAME.ID, which no other host has.";
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = USAGE,
+    arg = long_verbose(),
+    mut_arg("port", |arg| arg.short(None).hide(true)),
+    mut_arg("service", |arg| arg.hide(true)),
+    mut_arg("subscription", |arg| arg.short(None))
+)]
+pub(crate) struct SshArgs {
+    /// Name, GROUP/NAME, resource ID or ssh host name of a machine; USER@ before it names the user
+    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::machine())]
+    pub(crate) machine: Option<String>,
+    #[command(flatten)]
+    pub(crate) login: SshLogin,
+    #[command(flatten)]
+    pub(crate) destination: DestinationArgs,
+    /// The options and the command for ssh.
+    #[arg(skip)]
+    pub(crate) words: SshWords,
+}
+
+/// Returns the user and the machine of an argument. A user can contain `@` (ssh.c, `main`: the last one counts).
+pub(crate) fn user_and_machine(argument: Option<&str>) -> (Option<&str>, Option<&str>) {
+    match argument.and_then(|argument| argument.rsplit_once('@')) {
+        Some((user, machine)) => (Some(user), Some(machine)),
+        None => (None, argument),
+    }
+}
+
+/// The login.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Login")]
+pub(crate) struct SshLogin {
+    /// User to log in as
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// Private key to log in with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<String>,
+    /// Certificate of your own certificate authority to log in with
+    #[arg(long, value_name = "FILE", conflicts_with = "entra", hide_short_help = true)]
+    pub(crate) certificate_file: Option<String>,
+    /// Log in with an Entra ID SSH certificate
+    ///
+    /// An agent of arcssh serves the certificate, or arcssh writes it to files [default: agent; on Windows: files]
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true)]
+    entra: Option<Option<CertificateMode>>,
+    #[command(flatten)]
+    pub(crate) certificate: CertificateArgs,
+}
+
+impl SshLogin {
+    /// Returns how ssh gets a certificate, if the user logs in with one.
+    pub(crate) fn entra(&self) -> Option<CertificateMode> {
+        self.entra.map(|mode| mode.unwrap_or(CertificateMode::on(Platform::HERE)))
+    }
+
+    /// Returns the options with the user who is part of the machine's argument, if there is one.
+    pub(crate) fn with_user(&self, user: Option<&str>) -> Self {
+        Self { user: user.map(str::to_owned).or(self.user.clone()), ..self.clone() }
+    }
+}
+
+/// The option of every command, without its short name.
+fn long_verbose() -> Arg {
+    let help = "Log to standard error (twice: also details)";
+    Arg::new("verbose").long("verbose").action(ArgAction::Count).global(true).help(help).help_heading(GENERAL)
+}
+
+/// The words of a command line of ssh, without the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SshWords {
+    pub(crate) options: Vec<OsString>,
+    /// The remote command, or the name of a subsystem.
+    pub(crate) command: Vec<OsString>,
+}
+
+impl SshWords {
+    /// Returns whether one of the options has this letter.
+    pub(crate) fn has(&self, letter: char) -> bool {
+        let mut words = self.options.iter();
+        while let Some(word) = words.next() {
+            if letters(word).contains(letter) {
+                return true;
+            }
+            if needs_argument(word) {
+                words.next();
+            }
+        }
+        false
+    }
+}
+
+/// The words after `arcssh ssh`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Split {
+    /// The options of arcssh, and the machine.
+    pub(super) own: Vec<OsString>,
+    pub(super) ssh: SshWords,
+}
+
+/// Splits the words after `arcssh ssh`. Like ssh, it finds options before and after the host (ssh.c, `again`); `--` before the
+/// host ends them. After the host, `--` ends the options of arcssh. `has_value` returns whether one of those has a value.
+pub(super) fn split(words: impl Iterator<Item = OsString>, has_value: impl Fn(&str) -> bool) -> Split {
+    let (mut own, mut ssh) = (Vec::new(), SshWords::default());
+    let (mut words, mut machine, mut is_ssh_only) = (words, None, false);
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        if text == "--" && machine.is_none() {
+            machine = words.next();
+            break;
+        } else if text == "--" && !is_ssh_only {
+            is_ssh_only = true;
+        } else if text == "--" {
+            break;
+        } else if !is_ssh_only && (text.starts_with("--") || text == "-h") {
+            let value = has_value(&text).then(|| words.next()).flatten();
+            own.push(word);
+            own.extend(value);
+        } else if text.starts_with('-') && text.len() > 1 {
+            let argument = needs_argument(&word).then(|| words.next()).flatten();
+            ssh.options.push(word);
+            ssh.options.extend(argument);
+        } else if machine.is_none() {
+            machine = Some(word);
+        } else {
+            ssh.command.push(word);
+            break;
+        }
+    }
+    ssh.command.extend(words);
+    own.extend(machine.into_iter().flat_map(|machine| ["--".into(), machine]));
+    Split { own, ssh }
+}
+
+/// Returns the letters of the options in a word, of which only the last one can have an argument.
+fn letters(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let letters = text.strip_prefix('-').unwrap_or_default();
+    let end = letters.char_indices().find(|(_, letter)| WITH_ARGUMENT.contains(*letter));
+    end.map_or(letters, |(at, _)| &letters[..=at]).to_owned()
+}
+
+/// Returns whether the next word is the argument of the last option in this word.
+fn needs_argument(word: &OsStr) -> bool {
+    let letters = letters(word);
+    letters.ends_with(|letter| WITH_ARGUMENT.contains(letter)) && letters.len() + 1 == word.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(Into::into).collect()
+    }
+
+    #[test]
+    fn short_options_are_those_of_ssh_and_long_ones_those_of_arcssh() {
+        for (line, own, options, command) in [
+            ("web01", "-- web01", "", ""),
+            ("", "", "", ""),
+            ("-l me -p22 web01 uptime -p", "-- web01", "-l me -p22", "uptime -p"),
+            ("web01 --wait 5 -vN --all -o A=b", "--wait 5 --all -- web01", "-vN -o A=b", ""),
+            ("--wait=5 -tp 22 web01 -v ls --color", "--wait=5 -- web01", "-tp 22 -v", "ls --color"),
+            ("web01 -- -L 1:b:2 -N", "-- web01", "-L 1:b:2 -N", ""),
+            ("web01 -- -t top --all", "-- web01", "-t", "top --all"),
+            ("web01 -- --all -- -x", "-- web01", "--all", "-x"),
+            ("web01 -v -- uptime", "-- web01", "-v", "uptime"),
+            // As scp runs it.
+            ("-x -oA=b -s -- web01 sftp", "-- web01", "-x -oA=b -s", "sftp"),
+            ("-s -- -web01 -v", "-- -web01", "-s", "-v"),
+            ("-J - web01", "-- web01", "-J -", ""),
+            ("-h", "-h", "", ""),
+            ("-o", "", "-o", ""),
+            ("web01 - --", "-- web01", "", "- --"),
+        ] {
+            let split = split(words(line).into_iter(), |option| option == "--wait");
+            let ssh = SshWords { options: words(options), command: words(command) };
+            assert_eq!(split, Split { own: words(own), ssh }, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_option_is_found_by_its_letter() {
+        let words = SshWords { options: words("-vF file -o F=V -pF"), command: words("-Q") };
+        assert!(words.has('F') && words.has('v') && words.has('o') && words.has('p'));
+        assert!(!words.has('V') && !words.has('Q') && !words.has('l') && !words.has('='));
+        let words = SshWords { options: vec!["-l".into(), "-F".into(), "-oF".into()], ..SshWords::default() };
+        assert!(!words.has('F'));
+    }
+}

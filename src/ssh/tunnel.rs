@@ -1,0 +1,106 @@
+//! A local port that ssh forwards.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use crate::ssh::host_entry::{Platform, command_line, escape_percent};
+use crate::ssh::{SshError, client};
+use crate::system::files;
+
+/// The time between two checks whether ssh forwards the port.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A running ssh that forwards a local port. It ends on drop.
+pub(crate) struct Tunnel {
+    ssh: Child,
+    /// ssh creates a directory in this one when it forwards the port. Only this user can.
+    directory: TempDir,
+}
+
+/// Returns a free address of this computer.
+///
+/// # Errors
+/// The port is in use.
+pub(crate) fn free_address(port: Option<u16>) -> anyhow::Result<SocketAddr> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(0)));
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    Ok(listener.local_addr()?)
+}
+
+impl Tunnel {
+    /// Starts ssh. `arguments` adds the options of the tunnel to ssh's arguments.
+    ///
+    /// Another process can take the port before ssh does, and a client of the tunnel would then trust that process. So only
+    /// ssh's `LocalCommand` tells that ssh has the port: ssh runs it after its forwardings (ssh.c, `ssh_session2`), and ends if
+    /// one of those fails (ssh_config(5), `ExitOnForwardFailure`). mkdir is a program or a command of each shell.
+    ///
+    /// # Errors
+    /// [`SshError::NoClient`]; the system does not start ssh; there is no temporary directory.
+    pub(crate) fn start(
+        local: SocketAddr,
+        to: &str,
+        arguments: impl FnOnce(Vec<OsString>) -> Vec<OsString>,
+    ) -> Result<Self, SshError> {
+        let directory = files::temporary("").tempdir().context("cannot create a temporary directory")?;
+        let ready = directory.path().join(READY);
+        let ready = ready.to_str().context("the path of the temporary directory is not valid Unicode")?;
+        let ready = command_line(&["mkdir".to_owned(), escape_percent(ready)], Platform::HERE)?;
+        let (local_command, forward) = (format!("LocalCommand {ready}"), format!("{local}:{to}"));
+        let options = ["-NT", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none"];
+        let own = ["-o", "PermitLocalCommand=yes", "-o", &local_command, "-L", &forward];
+        let options = options.iter().chain(&own).map(OsString::from).collect();
+        let mut ssh = Command::new(client::ssh()?);
+        ssh.args(arguments(options)).stdin(Stdio::null());
+        match ssh.spawn() {
+            Ok(ssh) => Ok(Self { ssh, directory }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(SshError::NoClient),
+            Err(error) => Err(error).context("cannot run ssh")?,
+        }
+    }
+
+    /// Waits until ssh forwards the port. The user may answer questions of ssh meanwhile, so there is no time limit. Returns the
+    /// exit status if ssh ends first.
+    pub(crate) async fn ready(&mut self) -> Result<Option<ExitStatus>, SshError> {
+        let ready = self.directory.path().join(READY);
+        let is_ready = async {
+            while !ready.exists() {
+                sleep(INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            status = self.ssh.wait() => Ok(Some(status?)),
+            () = is_ready => Ok(None),
+        }
+    }
+
+    /// Waits for the end of ssh.
+    ///
+    /// # Errors
+    /// The system does not return the exit status.
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus, SshError> {
+        Ok(self.ssh.wait().await?)
+    }
+}
+
+const READY: &str = "ready";
+
+impl Drop for Tunnel {
+    /// On SIGTERM, ssh also ends its ProxyCommand (sshconnect.c, `ssh_kill_proxy_command`).
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(id) = self.ssh.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        #[cfg(not(unix))]
+        let _ = self.ssh.start_kill();
+    }
+}
