@@ -237,11 +237,11 @@ fn the_manifests_have_the_version_and_all_hashes() {
     serde_json::from_str::<serde_json::Value>(&fs::read_to_string(folder.join("scoop/arcssh.json")).unwrap())
         .unwrap();
     run(Command::new("bash").arg("-n").arg(folder.join("aur/PKGBUILD"))).clean();
-    for number in 0..archives.len() {
+    for (number, name) in archives.iter().enumerate() {
         let mut some = lines.clone();
         some.remove(number);
         let Run { code, stderr, .. } = manifests(&some);
         assert_eq!(code, Some(1));
-        assert!(stderr.contains(&format!("has no SHA-256 hash of {}", archives[number])), "{stderr}");
+        assert!(stderr.contains(&format!("has no SHA-256 hash of {}", name)), "{stderr}");
     }
 }
