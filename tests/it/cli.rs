@@ -336,9 +336,14 @@ fn make_install_checks_permissions_before_it_builds() {
 
 #[test]
 fn version_is_one_line_and_verbose_lists_build_details() {
-    let line = format!("arcssh {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(run_arcssh(&["version"]).clean(), line);
-    assert_eq!(run_arcssh(&["--version"]).clean(), line);
+    let name = format!("arcssh {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run_arcssh(&["--version"]).clean(), format!("{name}\n"));
+    let line = run_arcssh(&["version"]).clean();
+    let origin = line.strip_prefix(&name).unwrap().trim();
+    assert!(
+        origin.starts_with('(') && origin.ends_with(')') && origin.contains(std::env::consts::ARCH),
+        "{line}"
+    );
     let w = lab(&[]);
     let output = run(&mut w.arcssh(&["version", "--verbose"])).clean();
     assert!(output.starts_with(&line), "{output}");

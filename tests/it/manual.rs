@@ -74,8 +74,8 @@ fn every_environment_variable_is_in_the_manual() {
     let names: BTreeSet<&str> = source.split('"').filter(is_name).filter(is_read).collect();
     assert!(names.len() > 15, "{names:?}");
     let page = page("arcssh.1");
-    // Set by the desktop, by sshd and by GitHub's runners, and a setting of Azure CLI whose password arcssh does not print.
-    let others = ["WAYLAND_DISPLAY", "SSH_CONNECTION", "GITHUB_ACTIONS", "HTTP_PROXY"];
+    // Set by the desktop, by sshd, by GitHub's runners and by the build, and a setting of Azure CLI whose password arcssh does not print.
+    let others = ["WAYLAND_DISPLAY", "SSH_CONNECTION", "GITHUB_ACTIONS", "ARCSSH_COMMIT", "HTTP_PROXY"];
     let missing = names.iter().filter(|name| !others.contains(*name) && !page.contains(**name));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
 }
