@@ -15,7 +15,7 @@ PROGRAMS = -p arcssh --bin arcssh -p arcssh-emulator --bin arcssh-emulator
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: ## Run ssh, scp, sftp and rsync through arcssh against an emulated Azure
+demo: ## Run ssh, scp, sftp, rsync and the commands of arcssh against an emulated Azure
 	@tests/tools.sh demo
 	$(CARGO) build --locked $(PROGRAMS)
 	$(TARGET)/debug/arcssh-emulator demo

@@ -23,10 +23,10 @@ authorities ca-certificates'
 demo="$build
 ssh openssh-client
 sshd openssh-server
-rsync rsync"
-playground="$demo
-curl curl
+rsync rsync
 library:libnss_wrapper.so libnss-wrapper"
+playground="$demo
+curl curl"
 session="$playground
 uptime procps
 python3 python3"

@@ -164,7 +164,20 @@ fn make_demo_succeeds_and_leaves_no_files() {
     let demo = run(make(&["demo"]).env("TMPDIR", temporary.path()));
     let transcript = String::from_utf8(demo.stdout).unwrap();
     assert_eq!(demo.code, Some(0), "{transcript}{}", demo.stderr);
-    for step in ["$ ssh -F", "\nLinux ", "$ scp ", "$ sftp ", "$ rsync ", "All checksums agree."] {
+    for step in [
+        "$ ssh -F",
+        "\nLinux ",
+        "$ scp ",
+        "$ sftp ",
+        "$ rsync ",
+        "All checksums agree.",
+        "$ arcssh list",
+        "$ arcssh ssh",
+        "$ arcssh ping",
+        "$ arcssh forward",
+        "$ arcssh rdp",
+        "$ arcssh doctor",
+    ] {
         assert!(
             transcript.contains(step) || cfg!(not(target_os = "linux")),
             "{step} is not in:\n{transcript}"

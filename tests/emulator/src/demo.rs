@@ -1,4 +1,4 @@
-//! `arcssh-emulator demo`: runs ssh, scp, sftp and rsync through arcssh and prints a transcript.
+//! `arcssh-emulator demo`: runs ssh, scp, sftp and rsync through arcssh, and its own commands, and prints a transcript.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ const MACHINE: &str = "web01";
 /// The ssh configuration, relative to the playground's home directory.
 const CONFIG: &str = ".ssh/config";
 
-/// Run ssh, scp, sftp and rsync through arcssh
+/// Run ssh, scp, sftp and rsync through arcssh, and its own commands
 #[derive(clap::Args)]
 pub(crate) struct Demo {
     #[command(flatten)]
@@ -27,7 +27,8 @@ impl Demo {
     /// Runs the demo. The output looks like a shell session.
     pub(crate) fn run(&self) -> Result<()> {
         let playground = self.start()?;
-        let transcript = Transcript { playground: &playground, interrupted: interrupted()? };
+        let arcssh = self.arcssh.path()?;
+        let transcript = Transcript { playground: &playground, arcssh, interrupted: interrupted()? };
         print("An ssh configuration with a host that connects through arcssh:");
         transcript.step(&["cat", CONFIG])?;
 
@@ -54,12 +55,31 @@ impl Demo {
         transcript.same(&["photos/1.raw", "returned/1.raw"])?;
         transcript.same(&["photos/3.raw", "returned/3.raw"])?;
         print("All checksums agree.");
+        if self.arcssh.arcssh.is_none() {
+            commands(&transcript)?;
+        }
         Ok(())
     }
 
     fn start(&self) -> Result<Playground> {
-        Playground::start(&self.arcssh.path()?, &[MACHINE], |builder| builder)
+        Playground::start(&self.arcssh.path()?, &[MACHINE], |builder| builder)?.isolate()
     }
+}
+
+/// Runs commands of arcssh. A program of another system, for which only ssh is shown, has no ssh to run.
+fn commands(transcript: &Transcript) -> Result<()> {
+    print("List the machines:");
+    transcript.step(&["arcssh", "list"])?;
+    print("Connect to a machine by its name in Azure:");
+    transcript.step(&["arcssh", "ssh", MACHINE, "uname", "-n"])?;
+    print("Measure the connection:");
+    transcript.step(&["arcssh", "ping", MACHINE, "--count", "2"])?;
+    print("Give a program that cannot run arcssh a local port:");
+    transcript.step(&["arcssh", "forward", MACHINE, "--exec", "ssh-keyscan -t ed25519 -p {port} {host}"])?;
+    print("Open the remote desktop; here, the client is a program that prints the file for it:");
+    transcript.step(&["arcssh", "rdp", MACHINE, "--client", "cat"])?;
+    print("Check each step up to sshd:");
+    transcript.step(&["arcssh", "doctor", MACHINE])
 }
 
 /// The path of arcssh
@@ -85,6 +105,7 @@ impl Arcssh {
 /// Runs commands in a playground and prints them as a user would type them.
 struct Transcript<'a> {
     playground: &'a Playground,
+    arcssh: PathBuf,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -94,7 +115,8 @@ impl Transcript<'_> {
         let typed: Vec<String> = words.iter().map(|word| quoted(word)).collect();
         print(&format!("$ {}", typed.join(" ")));
         let (program, arguments) = words.split_first().context("no command")?;
-        let status = self.playground.command(program).args(arguments).status();
+        let path = if *program == "arcssh" { self.arcssh.as_os_str() } else { program.as_ref() };
+        let status = self.playground.command(path).args(arguments).status();
         let status = status.with_context(|| format!("{program} is not installed"))?;
         ensure!(status.success(), "{program} failed: {status}");
         Ok(())
