@@ -36,10 +36,11 @@ fn origin(commit: &str) -> String {
     if commit.is_empty() { target } else { format!("{commit:.12}, {target}") }
 }
 
-fn details() -> [(&'static str, String); 8] {
+fn details() -> [(&'static str, String); 9] {
     let commit = env!("ARCSSH_COMMIT");
     [
         ("commit", if commit.is_empty() { "unknown".into() } else { commit.into() }),
+        ("target", format!("{}{}", env!("ARCSSH_TARGET"), linking())),
         ("profile", env!("ARCSSH_PROFILE").into()),
         ("rustc", env!("ARCSSH_RUSTC").into()),
         ("tls", tls().into()),
