@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
 use crate::cli::ssh::SshLogin;
+use crate::cli::{OutputArgs, complete};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -53,6 +53,8 @@ pub(crate) struct RdpArgs {
     /// Local port of the tunnel [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = "Remote desktop")]
     pub(crate) local_port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) login: SshLogin,
     #[command(flatten)]
