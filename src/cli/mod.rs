@@ -629,7 +629,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Host entries")]
     pub(crate) identity: Option<String>,
     /// Certificate of your own certificate authority to log in with, for the key of --identity or a default key of ssh
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["entra", "remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["entra", "remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
     pub(crate) certificate_file: Option<String>,
     /// Log in with an Entra ID SSH certificate
     ///
@@ -640,6 +640,7 @@ pub(crate) struct ConfigArgs {
     #[arg(
         long,
         value_name = "FILE",
+        value_hint = ValueHint::FilePath,
         requires = "entra",
         hide_short_help = true,
         help_heading = "Host entries"
@@ -1316,7 +1317,7 @@ pub(crate) struct LogArgs {
 #[command(next_help_heading = GENERAL)]
 pub(crate) struct ClientArgs {
     /// OpenSSH client to run: its path, its name in PATH, or the directory of ssh and ssh-keygen [default: ssh in PATH]
-    #[arg(long, env = "ARCSSH_SSH", value_name = "PATH", value_parser = OsStringValueParser::new(), global = true, hide_short_help = true)]
+    #[arg(long, env = "ARCSSH_SSH", value_name = "PATH", value_hint = ValueHint::AnyPath, value_parser = OsStringValueParser::new(), global = true, hide_short_help = true)]
     pub(crate) ssh: Option<OsString>,
 }
 

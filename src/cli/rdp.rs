@@ -27,7 +27,7 @@ client, or with Ctrl-C.";
 )]
 pub(crate) struct RdpArgs {
     /// Name, GROUP/NAME, resource ID or ssh host name of a machine; USER@ before it names the user
-    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::machine())]
+    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::user_and_machine())]
     pub(crate) machine: Option<String>,
     /// Program to start with an .rdp file
     #[arg(long, value_name = "PATH", conflicts_with = "file", help_heading = "Remote desktop")]
