@@ -142,7 +142,7 @@ async fn run(cli: &Cli) -> Result<u8> {
         Command::Doctor(args) => commands::doctor::run(args).await,
         Command::Last(args) => commands::last::run(args),
         Command::Account(args) => commands::account::run(args).await,
-        Command::Logout => commands::logout::run().await,
+        Command::Logout(args) => commands::logout::run(args).await,
         Command::Cache(args) => commands::cache::run(args),
         Command::Proxy(args) => commands::proxy::run(args, &cli.log).await,
         Command::Completions(args) => commands::completions::run(args),

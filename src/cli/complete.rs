@@ -41,6 +41,20 @@ pub(crate) fn machine() -> ArgValueCompleter {
     })
 }
 
+/// Completes a machine, also after `USER@`.
+pub(crate) fn user_and_machine() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let text = current.to_string_lossy();
+        // A user can contain `@` (ssh.c, `main`: the last one counts).
+        let (user, machine) = text.split_at(text.rfind('@').map_or(0, |at| at + 1));
+        let values = [aliases(), machines(&seen(), OsStr::new(machine))].concat().into_iter();
+        matching(
+            current,
+            values.map(|(value, description)| (format!("{user}{value}"), description)).collect(),
+        )
+    })
+}
+
 /// Completes the alias of a host entry.
 pub(crate) fn alias() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| matching(current, aliases()))

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
+use crate::cli::{OutputOrJsonArgs, complete};
 use crate::net::listener::Local;
 
 /// A machine, and where its clients connect to.
@@ -17,7 +17,10 @@ pub(crate) struct Forward {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Local side")]
+#[command(
+    next_help_heading = "Local side",
+    mut_arg("output", |arg| arg.help("Output format; json: an object for each event [default: table]").hide_short_help(false))
+)]
 pub(crate) struct ForwardArgs {
     /// Host entry, name, GROUP/NAME or resource ID of a machine, and the local port or socket for it
     ///
@@ -32,11 +35,10 @@ pub(crate) struct ForwardArgs {
     /// {host} and {port} become the local address and port of the first machine, {host2} and {port2} those of the second
     /// one, and {socket} the path of a socket. Environment variables have the same values: ARCSSH_FORWARD_HOST,
     /// ARCSSH_FORWARD_PORT, ARCSSH_FORWARD_PORT2 and so on
-    #[arg(long, value_name = "COMMAND", conflicts_with = "json")]
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["json", "output"])]
     pub(crate) exec: Option<String>,
-    /// Print a JSON object for each event
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputOrJsonArgs,
     #[command(flatten)]
     pub(crate) destination: DestinationArgs,
 }

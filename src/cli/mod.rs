@@ -329,7 +329,7 @@ pub(crate) enum Command {
     /// Show the Azure account in use
     Account(AccountArgs),
     /// Sign out and delete cached credentials
-    Logout,
+    Logout(OutputArgs),
     /// Show or clear the cache
     Cache(CacheArgs),
     /// Connect ssh to a machine, as its ProxyCommand
@@ -400,7 +400,7 @@ const PING_EXAMPLES: &str = "\
 Examples:
   arcssh ping web01                        5 round trips
   arcssh ping web01 -c 0 --interval 10     until Ctrl-C
-  arcssh ping web01 --json                 print JSON
+  arcssh ping web01 -o json                print JSON
 
 The relay answers each ping; only the first line includes the machine. arcssh
 connects to the machine's sshd once, without a login, and again each minute.
@@ -629,7 +629,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Host entries")]
     pub(crate) identity: Option<String>,
     /// Certificate of your own certificate authority to log in with, for the key of --identity or a default key of ssh
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["entra", "remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["entra", "remove", "verify"], hide_short_help = true, help_heading = "Host entries")]
     pub(crate) certificate_file: Option<String>,
     /// Log in with an Entra ID SSH certificate
     ///
@@ -640,6 +640,7 @@ pub(crate) struct ConfigArgs {
     #[arg(
         long,
         value_name = "FILE",
+        value_hint = ValueHint::FilePath,
         requires = "entra",
         hide_short_help = true,
         help_heading = "Host entries"
@@ -962,6 +963,8 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..), default_value = "8")]
     pub(crate) jobs: u8,
     #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }
 
@@ -984,6 +987,11 @@ pub(crate) struct TeardownArgs {
     /// Do not ask for confirmation
     #[arg(short, long, help_heading = "Setup")]
     pub(crate) yes: bool,
+    /// Show the changes only, and exit with status 1
+    #[arg(long, conflicts_with = "yes", help_heading = "Setup")]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) azure: AzureArgs,
 }
@@ -1004,10 +1012,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    /// Print JSON
-    #[arg(long, hide = true, conflicts_with = "output")]
-    pub(crate) json: bool,
+    pub(crate) output: OutputOrJsonArgs,
     /// Write an archive (.tar.gz) for a bug report, without passwords, tokens and keys
     #[arg(long, value_name = "FILE", conflicts_with = "fix")]
     pub(crate) bundle: Option<PathBuf>,
@@ -1036,7 +1041,7 @@ pub(crate) enum CacheCommand {
     /// List the cached entries, without secrets
     Show(OutputArgs),
     /// Delete everything except the sign-in
-    Clear,
+    Clear(OutputArgs),
 }
 
 #[derive(Debug, Args)]
@@ -1068,7 +1073,7 @@ pub(crate) enum OutputFormat {
     #[default]
     #[value(help = "text for people")]
     Table,
-    #[value(help = "one JSON document, docs/JSON.md")]
+    #[value(help = "JSON, docs/JSON.md")]
     Json,
 }
 
@@ -1093,6 +1098,22 @@ pub(crate) struct OutputArgs {
 impl OutputArgs {
     pub(crate) fn is_json(self) -> bool {
         self.output == OutputFormat::Json
+    }
+}
+
+/// The format of the output of commands whose `--json` is older than `--output`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputOrJsonArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Print JSON
+    #[arg(long, hide = true, conflicts_with = "output")]
+    json: bool,
+}
+
+impl OutputOrJsonArgs {
+    pub(crate) fn is_json(self) -> bool {
+        self.json || self.output.is_json()
     }
 }
 
@@ -1124,6 +1145,8 @@ pub(crate) struct LoginArgs {
     /// Scope whose Conditional Access policies to satisfy [default: Azure Resource Manager]
     #[arg(long, value_name = "SCOPE", hide_short_help = true)]
     pub(crate) scope: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) cloud: CloudArgs,
 }
@@ -1294,7 +1317,7 @@ pub(crate) struct LogArgs {
 #[command(next_help_heading = GENERAL)]
 pub(crate) struct ClientArgs {
     /// OpenSSH client to run: its path, its name in PATH, or the directory of ssh and ssh-keygen [default: ssh in PATH]
-    #[arg(long, env = "ARCSSH_SSH", value_name = "PATH", value_parser = OsStringValueParser::new(), global = true, hide_short_help = true)]
+    #[arg(long, env = "ARCSSH_SSH", value_name = "PATH", value_hint = ValueHint::AnyPath, value_parser = OsStringValueParser::new(), global = true, hide_short_help = true)]
     pub(crate) ssh: Option<OsString>,
 }
 

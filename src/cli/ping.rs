@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
+use crate::cli::{OutputOrJsonArgs, complete};
 
 /// The shortest and the longest time between two round trips, in seconds.
 const INTERVALS: std::ops::RangeInclusive<f64> = 0.2..=3600.0;
@@ -28,9 +28,8 @@ pub(crate) struct PingArgs {
     /// later): for all users of the machine, it can reject connections for some time
     #[arg(long)]
     pub(crate) connect: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputOrJsonArgs,
     #[command(flatten)]
     pub(crate) destination: DestinationArgs,
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
 use crate::cli::ssh::SshLogin;
+use crate::cli::{OutputArgs, complete};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +27,7 @@ client, or with Ctrl-C.";
 )]
 pub(crate) struct RdpArgs {
     /// Name, GROUP/NAME, resource ID or ssh host name of a machine; USER@ before it names the user
-    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::machine())]
+    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::user_and_machine())]
     pub(crate) machine: Option<String>,
     /// Program to start with an .rdp file
     #[arg(long, value_name = "PATH", conflicts_with = "file", help_heading = "Remote desktop")]
@@ -53,6 +53,8 @@ pub(crate) struct RdpArgs {
     /// Local port of the tunnel [default: a free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = "Remote desktop")]
     pub(crate) local_port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) login: SshLogin,
     #[command(flatten)]

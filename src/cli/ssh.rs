@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::{Arg, ArgAction, Args};
+use clap::{Arg, ArgAction, Args, ValueHint};
 
 use crate::cli::complete;
 use crate::cli::destination::DestinationArgs;
@@ -39,7 +39,7 @@ configuration for the host name NAME.ID, which no other host has.";
 )]
 pub(crate) struct SshArgs {
     /// Name, GROUP/NAME, resource ID or ssh host name of a machine; USER@ before it names the user
-    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::machine())]
+    #[arg(value_name = "MACHINE", help_heading = "Machines", add = complete::user_and_machine())]
     pub(crate) machine: Option<String>,
     #[command(flatten)]
     pub(crate) login: SshLogin,
@@ -66,10 +66,10 @@ pub(crate) struct SshLogin {
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
     /// Private key to log in with
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) identity: Option<String>,
     /// Certificate of your own certificate authority to log in with
-    #[arg(long, value_name = "FILE", conflicts_with = "entra", hide_short_help = true)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "entra", hide_short_help = true)]
     pub(crate) certificate_file: Option<String>,
     /// Log in with an Entra ID SSH certificate
     ///

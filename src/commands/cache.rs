@@ -28,24 +28,46 @@ pub(crate) fn run(args: &CacheArgs) -> Result<u8> {
     let text = match args.command {
         CacheCommand::Show(args) if args.is_json() => json_text(&entries(&store)?) + "\n",
         CacheCommand::Show(_) => show(&store, Screen::stdout())?,
-        CacheCommand::Clear => cleared(&store.clear(|kind| kind != Kind::Account), &store),
+        CacheCommand::Clear(args) => {
+            let cleared = Cleared::new(&store);
+            if args.is_json() { json_text(&cleared.json()) + "\n" } else { cleared.text() }
+        }
     };
     print(&text)?;
     Ok(0)
 }
 
-/// Returns how many values were deleted, by kind, and which remain.
-fn cleared(kinds: &[Kind], store: &Store) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    kinds.iter().for_each(|kind| *counts.entry(kind.name()).or_default() += 1);
-    let counts: Vec<String> = counts.into_iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-    let total = match kinds.len() {
-        0 => "nothing was cached".into(),
-        1 => format!("1 entry cleared: {}", counts.join(", ")),
-        total => format!("{total} entries cleared: {}", counts.join(", ")),
-    };
-    let sign_in = if store.files_of(Kind::Account).is_empty() { "" } else { "; the sign-in remains" };
-    format!("{total}{sign_in}\n")
+/// The number of deleted values, by kind, and of the accounts that remain.
+struct Cleared {
+    counts: BTreeMap<&'static str, usize>,
+    accounts: usize,
+}
+
+impl Cleared {
+    /// Clears the cache.
+    fn new(store: &Store) -> Self {
+        let mut counts = BTreeMap::new();
+        for kind in store.clear(|kind| kind != Kind::Account) {
+            *counts.entry(kind.name()).or_default() += 1;
+        }
+        Self { counts, accounts: store.files_of(Kind::Account).len() }
+    }
+
+    fn text(&self) -> String {
+        let counts: Vec<String> = self.counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let total = match self.counts.values().sum::<usize>() {
+            0 => "nothing was cached".into(),
+            1 => format!("1 entry cleared: {}", counts.join(", ")),
+            total => format!("{total} entries cleared: {}", counts.join(", ")),
+        };
+        let sign_in = if self.accounts == 0 { "" } else { "; the sign-in remains" };
+        format!("{total}{sign_in}\n")
+    }
+
+    fn json(&self) -> Value {
+        let count = |(kind, count)| json!({ "kind": kind, "count": count });
+        json!({ "cleared": Value::from_iter(self.counts.iter().map(count)), "accounts": self.accounts })
+    }
 }
 
 fn entries(store: &Store) -> Result<Value> {

@@ -88,7 +88,7 @@ fn keys(named: &NamedMachine, lines: &Result<String>) -> Value {
         Some(json!({ "names": names, "type": words.next()?, "key": words.next()? }))
     };
     let keys = lines.iter().flat_map(|lines| lines.lines()).filter_map(key);
-    let mut object = failure(named, lines);
+    let mut object = failure(named, lines.as_ref().err());
     object["keys"] = keys.collect();
     object
 }

@@ -5,6 +5,7 @@ use std::thread;
 
 use azure_core::http::Url;
 use clap::ValueEnum as _;
+use serde_json::json;
 use tracing::debug;
 
 use crate::azure::cloud::{Cloud, CloudName};
@@ -21,7 +22,7 @@ use crate::net::Net;
 use crate::ssh::managed_block;
 use crate::state::{Kind, Store};
 use crate::terminal::TerminalError;
-use crate::terminal::output::note;
+use crate::terminal::output::{note, print_json};
 use crate::terminal::progress::{Progress, Step};
 use crate::terminal::prompt::{Confirm, typed_line};
 use crate::text::{set_variable, shell_quote};
@@ -37,7 +38,13 @@ pub(crate) async fn run(args: &LoginArgs) -> Result<u8> {
     let previous = login::account(&cloud, &store)?;
     let account = sign_in_and_save(args, &cloud, &store, previous).await?;
     note(&format!("signed in as {}", account.title()));
-    if let Some(obstacle) = obstacle(&cloud, &store).await {
+    let obstacle = obstacle(&cloud, &store).await;
+    if args.output.is_json() {
+        print_json(
+            &json!({ "account": account.name, "tenant": account.tenant, "used": obstacle.is_none() }),
+        )?;
+    }
+    if let Some(obstacle) = obstacle {
         let command = set_variable(CREDENTIAL, "arcssh");
         note(&format!("{obstacle} this sign-in; to use this sign-in, run: {command}"));
     } else if args.scope.is_none() {

@@ -23,9 +23,9 @@ use crate::relay::handshake::{self, Upgraded};
 use crate::relay::round_trip::Line;
 use crate::system::signals::{or_shutdown, shutdown, take_over};
 use crate::terminal::TerminalError;
-use crate::terminal::output::{end_line, note, print};
+use crate::terminal::output::{end_line, note, print, print_json};
 use crate::terminal::progress::Progress;
-use crate::text::{json_text, sanitize};
+use crate::text::sanitize;
 
 /// The longest silence of sshd before its identification: it may look up names first.
 const BANNER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -263,14 +263,14 @@ impl Pinger<'_> {
 
     /// Prints a line, unless the output is JSON.
     fn say(&self, line: &str) -> Result<(), TerminalError> {
-        if self.args.json { Ok(()) } else { print(&(sanitize(line) + "\n")) }
+        if self.args.output.is_json() { Ok(()) } else { print(&(sanitize(line) + "\n")) }
     }
 
     /// Prints the summary, or all results as JSON.
     fn finish(&self, error: Option<&Error>) -> Result<(), TerminalError> {
         let Results { relay, steps, connected, banner, method, rounds } = &*self.results.borrow();
         let range = range(rounds);
-        if self.args.json {
+        if self.args.output.is_json() {
             let Destination { id, target, .. } = self.destination;
             let steps = steps.iter().map(|(name, time)| ((*name).to_owned(), seconds(*time)));
             let error = error.map(Error::diagnose).map(|diagnosis| diagnosis.on_one_line());
@@ -288,7 +288,7 @@ impl Pinger<'_> {
                 "method": method.name(), "rounds": rounds.iter().map(|time| time.map(seconds)).collect::<Vec<_>>(),
                 "min": min, "median": median, "max": max, "ok": error.is_none(), "error": error,
             });
-            return print(&(json_text(&report) + "\n"));
+            return print_json(&report);
         }
         let Some([min, median, max]) = range else { return Ok(()) };
         let (answered, all) = (rounds.iter().flatten().count(), rounds.len());

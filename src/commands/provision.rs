@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::azure::arm::Arm;
 use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::relay_credential_cache::{RelayCredentialCache, forget};
+use crate::azure::resource_id::ResourceId;
 use crate::azure::resource_providers::NAMESPACE;
 use crate::azure::target::Target;
 use crate::commands::session::for_each_of;
@@ -58,10 +59,46 @@ pub(crate) enum Mode {
 
 /// The result of a run.
 pub(crate) struct Report {
-    /// Whether a machine needed a change.
-    pub(crate) changes: bool,
-    /// The machines that accept connections now, and the errors of the others.
+    /// The changes of each machine for which arcssh found them out.
+    pub(crate) changes: Vec<Changes>,
+    /// The machines that accept connections now, and the errors of others.
     pub(crate) results: Vec<Result<Target>>,
+    /// The errors that all machines of a subscription have in common; without its ID, all machines.
+    pub(crate) common: Vec<(Option<String>, Error)>,
+}
+
+impl Report {
+    /// Returns the results of the machines, and the errors that machines have in common.
+    pub(crate) fn into_results(self) -> Vec<Result<Target>> {
+        let common = self.common.into_iter().map(|(_, error)| Err(error));
+        self.results.into_iter().chain(common).collect()
+    }
+
+    /// Returns the error of a machine, if it has one.
+    pub(crate) fn error(&self, machine: &ResourceId) -> Option<&Error> {
+        let mut own = self.results.iter().filter_map(|result| result.as_ref().err());
+        let is_common = |(of, _): &&(Option<String>, _)| {
+            of.as_ref().is_none_or(|subscription| subscription.eq_ignore_ascii_case(&machine.subscription))
+        };
+        let common = || self.common.iter().find(is_common).map(|(_, error)| error);
+        own.find(|error| error.machine().as_ref() == Some(machine)).or_else(common)
+    }
+
+    /// Returns whether a machine accepts connections.
+    pub(crate) fn is_ready(&self, machine: &ResourceId) -> bool {
+        self.results.iter().flatten().any(|target| target.machine.as_ref() == Some(machine))
+    }
+}
+
+/// The changes of a machine.
+pub(crate) struct Changes {
+    pub(crate) machine: ResourceId,
+    /// The port after the changes.
+    pub(crate) port: u16,
+    /// Each change as a sentence.
+    pub(crate) texts: Vec<String>,
+    /// The permissions that the changes require.
+    pub(crate) permissions: Vec<&'static str>,
 }
 
 /// The plan for a machine.
@@ -73,6 +110,20 @@ struct Planned {
 }
 
 impl Planned {
+    fn summary(&self) -> Changes {
+        let Self { target, plan, extensions } = self;
+        let register = plan.registers().map(|_| format!("register {NAMESPACE}"));
+        let extensions = extensions.iter().filter(|one| one.changes()).map(ToString::to_string);
+        // A machine of a subscription that is not registered has no endpoint yet.
+        let service = Some(plan.to_string()).filter(|_| plan.changes());
+        Changes {
+            machine: plan.machine.clone(),
+            port: target.port,
+            texts: register.into_iter().chain(extensions).chain(service).collect(),
+            permissions: self.actions(),
+        }
+    }
+
     /// Returns a line for each change.
     fn lines(&self) -> Vec<String> {
         let title = self.target.title();
@@ -95,17 +146,23 @@ impl Provisioner<'_> {
     /// Shows the plans, and applies them if `mode` and the user permit it.
     pub(crate) async fn run(&self, targets: Vec<Target>, mode: Mode) -> Report {
         let (plans, mut results) = self.plans(targets).await;
+        let changes = plans.iter().map(Planned::summary).collect();
         let (plans, denied) = self.permitted(plans, mode).await;
-        let changes = show(&plans) || !denied.is_empty();
+        show(&plans);
         results.extend(denied);
+        let mut common = Vec::new();
         if let Mode::Apply(confirm) = mode {
             let confirm = if plans.iter().any(Planned::changes) { confirm } else { Confirm::Yes };
             match confirm.to("apply these changes for all users of these machines?").await {
-                Ok(()) => results.extend(self.apply_all(plans).await),
-                Err(error) => results.push(Err(error.into())),
+                Ok(()) => {
+                    let (applied, unregistered) = self.apply_all(plans).await;
+                    results.extend(applied);
+                    common.extend(unregistered);
+                }
+                Err(error) => common.push((None, error.into())),
             }
         }
-        Report { changes, results }
+        Report { changes, results, common }
     }
 
     /// Plans the changes. Returns the plans and the errors of the machines that have none.
@@ -181,14 +238,16 @@ impl Provisioner<'_> {
         Ok(plan_extensions(self.arm, machine, self.extensions, self.unfit).await?)
     }
 
-    /// Registers the resource provider in each subscription, then changes the machines of the registered subscriptions.
-    async fn apply_all(&self, plans: Vec<Planned>) -> Vec<Result<Target>> {
-        let mut results = Vec::new();
+    /// Registers the resource provider in each subscription, then changes the machines of the registered subscriptions. Returns
+    /// the results of these, and the errors of the other subscriptions.
+    async fn apply_all(&self, plans: Vec<Planned>) -> (Vec<Result<Target>>, Vec<(Option<String>, Error)>) {
+        let mut unregistered = Vec::new();
         let mut subscriptions: BTreeSet<&str> =
             plans.iter().filter_map(|planned| planned.plan.registers()).collect();
         for subscription in subscriptions.clone() {
             if let Err(error) = self.register(subscription).await {
-                results.push(Err(error.during(Context { action: Action::SetUp, target: None })));
+                let error = error.during(Context { action: Action::SetUp, target: None });
+                unregistered.push((Some(subscription.to_owned()), error));
                 subscriptions.remove(subscription);
             }
         }
@@ -198,14 +257,12 @@ impl Provisioner<'_> {
         let plans: Vec<&Planned> = plans.iter().filter(is_registered).collect();
         let progress = Progress::default();
         if let [planned] = plans[..] {
-            results.push(progress.run(self.apply_one(planned, &progress, &progress)).await);
-            return results;
+            return (vec![progress.run(self.apply_one(planned, &progress, &progress)).await], unregistered);
         }
         let hidden = Progress::default();
         let apply = async |planned: &&Planned| self.apply_one(planned, &progress, &hidden).await;
         let name = |planned: &&Planned| planned.target.to_string();
-        results.extend(for_each_of(&plans, name, self.jobs, &progress, apply).await);
-        results
+        (for_each_of(&plans, name, self.jobs, &progress, apply).await, unregistered)
     }
 
     async fn register(&self, subscription: &str) -> Result<()> {
@@ -331,12 +388,11 @@ fn setting_up(target: Target) -> Context {
 /// The end of the line of a change that the account may not make.
 pub(crate) const NOT_PERMITTED: &str = "skipped, because the account lacks a permission";
 
-/// Prints the plans, and returns whether they contain a change.
-fn show(plans: &[Planned]) -> bool {
+/// Prints the plans.
+fn show(plans: &[Planned]) {
     let subscriptions: BTreeSet<&str> = plans.iter().filter_map(|planned| planned.plan.registers()).collect();
     for subscription in subscriptions {
         note(&format!("subscription {subscription}: register {NAMESPACE}"));
     }
     plans.iter().flat_map(Planned::lines).for_each(|line| note(&line));
-    plans.iter().any(Planned::changes)
 }

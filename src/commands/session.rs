@@ -235,8 +235,8 @@ pub(crate) fn report_failures<T>(
 }
 
 /// Returns a machine and its error, if it has one, as JSON.
-pub(crate) fn failure<T>(named: &NamedMachine, result: &Result<T>) -> Value {
-    let diagnosis = result.as_ref().err().map(|error| error.diagnose().on_one_line());
+pub(crate) fn failure(named: &NamedMachine, error: Option<&Error>) -> Value {
+    let diagnosis = error.map(|error| error.diagnose().on_one_line());
     let (code, hint) = (diagnosis.as_ref().map(|one| one.code), diagnosis.as_ref().map(|one| &one.hint));
     let error = diagnosis.as_ref().map(|one| &one.summary);
     let id = &named.machine.id;

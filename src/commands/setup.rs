@@ -2,20 +2,22 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use crate::azure::hybrid_compute::extension::SshExtension;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::rbac::{LOGIN, least_role};
 use crate::azure::target::Target;
 use crate::cli::proxy_command::find_entry;
 use crate::cli::{ConfigArgs, SetupArgs};
-use crate::commands::provision::{Mode, Provisioner};
-use crate::commands::session::{Session, report_failures};
+use crate::commands::provision::{Mode, Provisioner, Report};
+use crate::commands::session::{Session, failure, report_failures};
 use crate::diagnosis::Result;
 use crate::machines::NamedMachine;
 use crate::provisioning::DesiredService;
 use crate::provisioning::extension::Unfit;
 use crate::ssh::managed_block;
-use crate::terminal::output::note;
+use crate::terminal::output::{note, print_json};
 use crate::terminal::prompt::{Confirm, confirm};
 use crate::text::{grouped, shell_quote};
 
@@ -46,10 +48,18 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     let target = |named: &NamedMachine| named.target(args.target.service, desired.port());
     let report = provisioner.run(machines.iter().map(target).collect(), mode).await;
     let ready: Vec<Target> = report.results.iter().flatten().cloned().collect();
-    let may_ask = !args.yes && ready.len() == report.results.len();
+    let changes = report.changes.iter().any(|changes| !changes.texts.is_empty());
+    let is_confirmed = report.common.iter().all(|(subscription, _)| subscription.is_some());
+    if args.output.is_json() && is_confirmed {
+        print_json(&Value::from_iter(
+            machines.iter().map(|named| outcome(named, &report, args.target.service)),
+        ))?;
+    }
+    let results = report.into_results();
+    let may_ask = !args.yes && !args.output.is_json() && ready.len() == results.len();
     let has_entra =
         args.extensions.entra && machines.iter().any(|named| SshExtension::Entra.fits(&named.machine.os));
-    if has_entra && report.changes {
+    if has_entra && changes {
         note_roles(&ready);
     }
     let login = if has_entra { EntraLogin::Yes } else { EntraLogin::No };
@@ -60,15 +70,29 @@ pub(crate) async fn run(args: &SetupArgs) -> Result<Next> {
     // The machines of a subscription that is not registered have one result in common.
     let count =
         |_: &str| format!("{} of {} machines are ready", grouped(ready.len()), grouped(machines.len()));
-    if let Some(status) = report_failures(report.results, count) {
+    if let Some(status) = report_failures(results, count) {
         return Ok(Next::End(status));
     }
     match config {
         Some(words) => {
             Ok(Next::Config(Box::new(ConfigArgs::from_setup(&words, args).map_err(anyhow::Error::from)?)))
         }
-        None => Ok(Next::End(u8::from(report.changes && args.dry_run))),
+        None => Ok(Next::End(u8::from(changes && args.dry_run))),
     }
+}
+
+/// Returns the changes and the result of a machine as JSON.
+fn outcome(named: &NamedMachine, report: &Report, service: Service) -> Value {
+    let id = &named.machine.id;
+    let changes = report.changes.iter().find(|changes| changes.machine == *id);
+    let is_ready = report.is_ready(id);
+    let mut object = failure(named, report.error(id).filter(|_| !is_ready));
+    object["service"] = json!(service.to_string());
+    object["port"] = json!(changes.map(|changes| changes.port));
+    object["changes"] = json!(changes.map(|changes| &changes.texts[..]).unwrap_or_default());
+    object["permissions"] = json!(changes.map(|changes| &changes.permissions[..]).unwrap_or_default());
+    object["ready"] = json!(is_ready);
+    object
 }
 
 /// Prints the command that lets a user log in with Entra ID (azure-docs `ssh-arc-overview.md`: Owner does not suffice).

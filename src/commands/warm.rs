@@ -33,7 +33,7 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
 }
 
 fn outcome(named: &NamedMachine, result: &Result<()>) -> Value {
-    let mut object = failure(named, result);
+    let mut object = failure(named, result.as_ref().err());
     object["ready"] = json!(result.is_ok());
     object
 }

@@ -251,7 +251,7 @@ fn not_found(response: &ErrorResponse, context: &Context) -> Diagnosis {
         "ResourceNotFound" | "ResourceGroupNotFound" => Diagnosis::new(
             Code::MachineNotFound,
             format!("the machine does not exist ({details})"),
-            "list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME",
+            "list the machines and their IDs: arcssh list -o json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME",
         ),
         _ => Diagnosis::new(
             Code::MachineNotFound,

@@ -88,7 +88,7 @@ pub(super) fn resource_id(error: &ResourceIdError) -> Diagnosis {
     Diagnosis::new(
         Code::InvalidResourceId,
         error.to_string(),
-        "use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list --format json",
+        "use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list -o json",
     )
 }
 

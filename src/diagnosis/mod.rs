@@ -27,7 +27,7 @@ use crate::azure::arm::ArmError;
 use crate::azure::credentials::CredentialError;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::login::LoginError;
-use crate::azure::resource_id::ResourceIdError;
+use crate::azure::resource_id::{ResourceId, ResourceIdError};
 use crate::azure::target::Target;
 use crate::diagnosis::code::Code;
 pub(crate) use crate::diagnosis::code::ExitStatus;
@@ -301,6 +301,11 @@ impl Error {
             error = inner;
         }
         (error, outermost.map_or_else(Context::default, |context| (**context).clone()))
+    }
+
+    /// Returns the resource ID of the machine for which arcssh was doing something.
+    pub(crate) fn machine(&self) -> Option<ResourceId> {
+        self.split().1.target?.machine
     }
 
     /// Returns the error without what arcssh was doing.

@@ -66,6 +66,8 @@ fn type_in(w: &Lab, shell: &str, start: &str, show: &str) {
         ("arcssh setup db", "<setup><db01>"),
         ("arcssh warm -g rg-d", "<-g><rg-db>"),
         ("arcssh doctor rg-arc/", "<doctor><rg-arc/web01>"),
+        ("arcssh ssh ada@db", "<ssh><ada@db01>"),
+        ("arcssh rdp ada@corp@rg-arc/", "<rdp><ada@corp@rg-arc/web01>"),
         ("arcssh list --tag k9", "<--tag><k9>"),
     ];
     let others = others.map(|(typed, words)| (typed.to_owned(), words.to_owned()));

@@ -276,7 +276,7 @@ const WEBSOCKETS: &str = "allow WebSocket connections to {RELAY} in the proxy, w
 const SETUP: &str = "enable it: arcssh setup rg-arc/web01 --port {PORT}";
 const INSTALL: &str = "run: sudo apt-get install openssh-client";
 const SET_CLOCK: &str = "set the clock: sudo timedatectl set-ntp true";
-const LIST: &str = "list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
+const LIST: &str = "list the machines and their IDs: arcssh list -o json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
 
 #[test]
 fn a_working_connection_has_no_problem() {
@@ -873,7 +873,7 @@ fn faults_of_azure_resources_are_reported() {
             check: "machine",
             why: "the resource ID of an Arc machine has the form /subscriptions/",
             code: "invalid-resource-id",
-            fix: "use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list --format json",
+            fix: "use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list -o json",
             proxy: Proxy::Fails,
             ..Case::default()
         },

@@ -15,7 +15,7 @@ const TRY_LATER: &str =
 const NETWORK: &str = "arcssh: hint: check the network of this computer; if it requires a proxy, run: export HTTPS_PROXY=http://PROXY:PORT";
 const CREDENTIALS: &str = "arcssh: hint: check the clock of this computer, and connect again";
 const ACCOUNT: &str = "arcssh: hint: check account and tenant: arcssh account; to use another tenant, add --tenant TENANT, or run: arcssh login --tenant TENANT";
-const MACHINES: &str = "arcssh: hint: list the machines and their IDs: arcssh list --format json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
+const MACHINES: &str = "arcssh: hint: list the machines and their IDs: arcssh list -o json; to remove the host entry of a deleted machine, run: arcssh config --remove NAME";
 
 // Credentials.
 

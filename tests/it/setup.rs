@@ -588,7 +588,8 @@ fn a_command_without_a_machine_gets_a_hint() {
 #[test]
 fn an_invalid_machine_name_is_a_usage_error() {
     let w = lab(&["web01"]);
-    let hint = "arcssh: hint: use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list --format json";
+    let hint =
+        "arcssh: hint: use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list -o json";
     let portal = format!("https://portal.azure.com/#@contoso.example/resource{}/overview", w.id());
     let form = "arcssh: the resource ID of an Arc machine has the form /subscriptions/SUBSCRIPTION/resourceGroups/GROUP/providers/Microsoft.HybridCompute/machines/NAME";
     run(&mut w.arcssh(&["setup", &portal])).failed(2, &[form, hint]);

@@ -197,7 +197,7 @@ def prepare():
     pathlib.Path("data").write_bytes(data)
     commands = (
         "arcssh login && arcssh config web01 --user azureuser && puttygen .ssh/id_ed25519 -O private -o key.ppk && "
-        "arcssh list --format json web01 | grep -o '/subscriptions/[^\"]*' >id && "
+        "arcssh list -o json web01 | grep -o '/subscriptions/[^\"]*' >id && "
         "arcssh known-hosts web01 | ssh-keygen -lf - | cut -d' ' -f2 >fingerprint"
     )
     status, output = shell(commands, ".")

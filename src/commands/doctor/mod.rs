@@ -168,5 +168,5 @@ async fn fix(
     let wait = if extensions.is_empty() { WAIT } else { EXTENSION_WAIT };
     let provisioner = Provisioner { net, store, arm, desired, extensions, unfit, jobs: 1, wait };
     let target = distinguished(Target::new(&machine, Service::Ssh, port));
-    all_done(provisioner.run(vec![target], Mode::Apply(Confirm::of(args.yes))).await.results)
+    all_done(provisioner.run(vec![target], Mode::Apply(Confirm::of(args.yes))).await.into_results())
 }

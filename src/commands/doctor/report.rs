@@ -39,7 +39,7 @@ impl Report {
     pub(super) fn new(args: &DoctorArgs) -> Self {
         let terminal = Term::stdout();
         let is_live = is_rewritable(&terminal);
-        let form = if args.json || args.output.is_json() { Form::Json } else { Form::Text { is_live } };
+        let form = if args.output.is_json() { Form::Json } else { Form::Text { is_live } };
         Self {
             form,
             layout: Layout::of(&terminal),

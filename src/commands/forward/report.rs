@@ -37,7 +37,7 @@ pub(super) enum Form {
 
 impl Form {
     pub(super) fn of(args: &ForwardArgs) -> Self {
-        match (args.json, &args.exec) {
+        match (args.output.is_json(), &args.exec) {
             (true, _) => Self::Json,
             (false, Some(_)) => Self::Errors,
             (false, None) => Self::Text,

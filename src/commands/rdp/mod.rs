@@ -3,9 +3,10 @@
 mod file;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, anyhow};
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::cli::LogArgs;
@@ -16,7 +17,7 @@ use crate::commands::destination::Destination;
 use crate::diagnosis::{Context, Result};
 use crate::ssh::tunnel::{Tunnel, free_address};
 use crate::system::{files, programs};
-use crate::terminal::output::note;
+use crate::terminal::output::{note, print_json};
 
 /// The clients of this platform, and their options before the .rdp file, the best first (FreeRDP's and Remmina's manual pages;
 /// open(1) of macOS, whose -W waits for the end of the application).
@@ -59,6 +60,14 @@ pub(crate) async fn run(args: &RdpArgs, log: &LogArgs) -> Result<u8> {
     if let Some(status) = tunnel.ready().await? {
         return Ok(status_of(status));
     }
+    if args.output.is_json() {
+        print_json(&json!({
+            "machine": destination.target.name, "id": destination.id.to_string(),
+            "host": local.ip().to_string(), "port": local.port(),
+            "file": args.file.as_ref().map(|file| file.display().to_string()),
+            "client": viewer.as_ref().map(|(program, _)| program.display().to_string()),
+        }))?;
+    }
     let Some((program, options)) = viewer else {
         note(&match args.file {
             Some(_) => format!("wrote {}", file.display()),
@@ -70,6 +79,9 @@ pub(crate) async fn run(args: &RdpArgs, log: &LogArgs) -> Result<u8> {
     };
     let mut viewer = Command::new(&program);
     viewer.args(options).arg(&file).kill_on_drop(true);
+    if args.output.is_json() {
+        viewer.stdout(Stdio::from(std::io::stderr()));
+    }
     let mut viewer = viewer.spawn().with_context(|| format!("cannot run {}", program.display()))?;
     tokio::select! {
         biased;

@@ -73,7 +73,7 @@ fn plink_connects_through_arcssh() {
         tempfile::tempdir().unwrap().path(),
         &format!(
             "puttygen .ssh/id_ed25519 -O private -o key.ppk\n\
-             id=$(arcssh list --format json web01 | grep -o '/subscriptions/[^\"]*')\n\
+             id=$(arcssh list -o json web01 | grep -o '/subscriptions/[^\"]*')\n\
              key=$(arcssh known-hosts web01 | ssh-keygen -lf - | cut -d' ' -f2)\n\
              {plink} echo reached\n"
         ),
