@@ -4,6 +4,7 @@ use clap::ValueEnum as _;
 
 use crate::azure::cloud::CloudName;
 use crate::azure::credentials::service_principal::federated_token::FederatedToken;
+use crate::azure::credentials::service_principal::variable;
 use crate::azure::credentials::source::{
     CLIENT_ID, CertificateProblem, Issuer, MetadataServiceError, SourceError, TENANT_ID, Unavailable,
 };
@@ -197,7 +198,7 @@ fn failed(from: CredentialSource, tenant: Option<&str>, error: &SourceError, con
 /// Returns the source with the application that the environment selects, for a sentence.
 fn account(from: CredentialSource) -> String {
     let is_application = matches!(from, CredentialSource::Environment | CredentialSource::WorkloadIdentity);
-    let id = std::env::var("AZURE_CLIENT_ID").ok().filter(|id| is_application && !id.is_empty());
+    let id = variable("AZURE_CLIENT_ID").ok().flatten().filter(|_| is_application);
     id.map_or_else(|| from.title().to_owned(), |id| format!("{} (application {id})", from.title()))
 }
 
@@ -321,9 +322,7 @@ pub(super) fn without_password_in_powershell(old: &str, new: &str) -> String {
 /// Returns what to check if Entra ID rejects a source.
 pub(super) fn source_hint(from: CredentialSource, tenant: Option<&str>) -> Hint {
     match from {
-        CredentialSource::Environment
-            if std::env::var_os("AZURE_CLIENT_SECRET").is_some_and(|v| !v.is_empty()) =>
-        {
+        CredentialSource::Environment if !matches!(variable("AZURE_CLIENT_SECRET"), Ok(None)) => {
             SERVICE_PRINCIPAL.into()
         }
         CredentialSource::Environment => CERTIFICATE.into(),

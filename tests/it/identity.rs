@@ -492,6 +492,32 @@ fn azure_token_credentials_selects_the_sources_that_are_tried() {
 
 // Service principals.
 
+/// A file or a store of secrets adds a line break to its value.
+#[test]
+fn blanks_and_line_breaks_around_a_variable_do_not_count() {
+    let w = lab(&["web01"]);
+    let names = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
+    for (before, after) in [("", "\n"), ("", "\r\n"), (" ", "\t "), ("\u{feff}", "\n\n")] {
+        w.clear_cache();
+        let mut account = w.arcssh(&["account"]);
+        account.envs(names.map(|name| (name, format!("{before}{}{after}", value(&w, name)))));
+        assert!(run(&mut account).clean().starts_with("source   the service principal\n"));
+    }
+    w.clear_cache();
+    let mut account = w.arcssh(&["account"]);
+    let (certificate, token) = (w.emulator().client_certificate(), w.emulator().federated_token());
+    account.env("AZURE_CLIENT_SECRET", " \n").env("AZURE_TOKEN_CREDENTIALS", " \n");
+    account.env("AZURE_CLIENT_CERTIFICATE_PATH", format!("{}\n", certificate.display()));
+    assert!(run(&mut account).clean().starts_with("source   the service principal\n"));
+    w.clear_cache();
+    account.env_remove("AZURE_CLIENT_CERTIFICATE_PATH");
+    account.env("AZURE_FEDERATED_TOKEN_FILE", format!("{}\r\n", token.display()));
+    assert!(run(&mut account).clean().starts_with("source   the workload identity\n"));
+    account.env("AZURE_FEDERATED_TOKEN_FILE", "").env("AZURE_CLIENT_SECRET", "wrong\n");
+    let rejected = run(&mut account);
+    assert!(rejected.stderr.contains("(application c11e4700-0000-4000-8000-000000000001): AADSTS"));
+}
+
 #[test]
 fn a_certificate_works_with_both_key_formats() {
     let w = lab(&["web01"]);

@@ -272,7 +272,9 @@ impl CredentialOptions {
     pub(crate) fn sources(&self) -> Result<Vec<CredentialSource>, CredentialError> {
         match self.source {
             CredentialSource::Unset => {
-                match std::env::var_os(TOKEN_CREDENTIALS).filter(|value| !value.is_empty()) {
+                match std::env::var_os(TOKEN_CREDENTIALS)
+                    .filter(|value| !value.to_string_lossy().trim().is_empty())
+                {
                     Some(value) => {
                         let value = value.to_string_lossy();
                         CredentialSource::of_token_credentials(&value)

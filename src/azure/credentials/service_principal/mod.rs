@@ -18,11 +18,16 @@ use crate::net::Net;
 use crate::state::Store;
 use crate::system::secret::Secret;
 
-/// Returns an environment variable. As in every Azure SDK, an empty variable counts as not set.
+/// Returns an environment variable without the blanks, line breaks and byte order marks around it, which files and stores of
+/// secrets add, and which no ID and no secret of Entra ID contains. The Azure SDKs send them; GitHub's actions remove them (actions/toolkit,
+/// `packages/core/src/core.ts`, `getInput`). As in every Azure SDK, an empty variable counts as not set.
 pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
-        Ok(value) if !value.is_empty() => Ok(Some(value)),
-        Ok(_) | Err(VarError::NotPresent) => Ok(None),
+        Ok(value) => {
+            let value = value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+            Ok(Some(value.to_owned()).filter(|value| !value.is_empty()))
+        }
+        Err(VarError::NotPresent) => Ok(None),
         Err(VarError::NotUnicode(_)) => bail!("{name} is not valid Unicode"),
     }
 }
