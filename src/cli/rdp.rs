@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::destination::DestinationArgs;
 use crate::cli::ssh::SshLogin;
@@ -46,6 +47,7 @@ pub(crate) struct RdpArgs {
         long,
         value_name = "HOST",
         default_value = "localhost",
+        value_parser = NonEmptyStringValueParser::new(),
         hide_default_value = true,
         help_heading = "Remote desktop"
     )]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -12,11 +13,25 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use crate::ssh::host_entry::{Platform, command_line, escape_percent};
-use crate::ssh::{SshError, client};
+use crate::ssh::{SshError, client, effective_config};
 use crate::system::files;
 
 /// The time between two checks whether ssh forwards the port.
 const INTERVAL: Duration = Duration::from_millis(50);
+
+/// The options that override a user's section for all hosts: ssh would not end with the tunnel (`ControlPath`), or not forward
+/// the port (ssh_config(5): `ClearAllForwardings`; `AddressFamily`, which also limits local addresses).
+const OPTIONS: [&str; 9] = [
+    "-NT",
+    "-o",
+    "ExitOnForwardFailure=yes",
+    "-o",
+    "ControlPath=none",
+    "-o",
+    "ClearAllForwardings=no",
+    "-o",
+    "AddressFamily=any",
+];
 
 /// A running ssh that forwards a local port. It ends on drop.
 pub(crate) struct Tunnel {
@@ -33,6 +48,14 @@ pub(crate) fn free_address(port: Option<u16>) -> anyhow::Result<SocketAddr> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(0)));
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     Ok(listener.local_addr()?)
+}
+
+/// Returns the options that keep ssh from going to the background, which would outlive the tunnel. Versions before 8.7 do not
+/// know the option (OpenSSH 8.7, release notes), and `ssh -G` prints each option that ssh knows.
+fn stay_in_foreground() -> &'static [&'static str] {
+    let known = effective_config::values("localhost", Some(Path::new("none"))).ok().flatten();
+    let is_known = known.is_some_and(|known| known.contains_key("forkafterauthentication"));
+    if is_known { &["-o", "ForkAfterAuthentication=no"] } else { &[] }
 }
 
 impl Tunnel {
@@ -54,9 +77,8 @@ impl Tunnel {
         let ready = ready.to_str().context("the path of the temporary directory is not valid Unicode")?;
         let ready = command_line(&["mkdir".to_owned(), escape_percent(ready)], Platform::HERE)?;
         let (local_command, forward) = (format!("LocalCommand {ready}"), format!("{local}:{to}"));
-        let options = ["-NT", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none"];
         let own = ["-o", "PermitLocalCommand=yes", "-o", &local_command, "-L", &forward];
-        let options = options.iter().chain(&own).map(OsString::from).collect();
+        let options = OPTIONS.iter().chain(stay_in_foreground()).chain(&own).map(OsString::from).collect();
         let mut ssh = Command::new(client::ssh()?);
         ssh.args(arguments(options)).stdin(Stdio::null());
         match ssh.spawn() {

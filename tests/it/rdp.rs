@@ -224,6 +224,31 @@ fn without_a_client_the_address_is_shown() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
+#[test]
+fn a_section_for_all_hosts_does_not_change_the_tunnel() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    let port = service(|mut connection| connection.write_all(b"desktop").unwrap()).to_string();
+    let text = r#"port=$(sed -n 's/full address:s:127.0.0.1:\([0-9]*\)\r/\1/p' "$1")
+        exec python3 -c "import socket, sys; sys.exit(socket.create_connection(('127.0.0.1', $port)).recv(7) != b'desktop')""#;
+    let client = client(&user.home, text);
+    let config = user.home.text();
+    for line in [
+        "ForkAfterAuthentication yes",
+        "ClearAllForwardings yes",
+        "AddressFamily inet6",
+        "RemoteCommand none-such\nRequestTTY force",
+        "ControlMaster auto\nControlPersist 60\nControlPath ~/.ssh/%C",
+        "PermitLocalCommand yes\nLocalCommand touch local",
+        "SessionType default\nStdinNull no\nGatewayPorts yes",
+    ] {
+        fs::write(user.home.file(), format!("IgnoreUnknown *\n{line}\n{config}")).unwrap();
+        let shown = run(&mut rdp(&user.home, &["web01", "--rdp-port", &port, "--client", &client]));
+        assert_eq!(shown.code, Some(0), "{line}: {}", shown.stderr);
+        assert!(eventually(LIMIT, || w.emulator().open_connections() == 0), "{line}");
+    }
+}
+
 /// A process that listens on the port first would get the user's password.
 #[test]
 fn the_client_connects_to_no_other_process() {

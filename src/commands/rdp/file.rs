@@ -1,5 +1,6 @@
 //! An .rdp file, which names a remote desktop for a client (Microsoft Learn, "Supported RDP properties").
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,9 +25,12 @@ pub(super) fn content(address: SocketAddr, user: Option<&str>) -> Result<Vec<u8>
         ensure!(is_line, "the user {user:?} cannot be in an .rdp file: it contains a control character");
         text += &format!("username:s:{user}\r\n");
     }
-    // mstsc reads another text as UTF-16 with a byte order mark, or in the code page of the system.
-    let utf16 = || std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
-    Ok(if text.is_ascii() { text.clone().into_bytes() } else { utf16() })
+    Ok(if text.is_ascii() { text.into_bytes() } else { utf16(&text) })
+}
+
+/// Returns a text in UTF-16 with a byte order mark. mstsc reads it, and another text in the code page of the system.
+fn utf16(text: &str) -> Vec<u8> {
+    std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
 }
 
 /// Writes a file that only this user can read. Replaces only an earlier file of arcssh.
@@ -34,12 +38,19 @@ pub(super) fn content(address: SocketAddr, user: Option<&str>) -> Result<Vec<u8>
 /// # Errors
 /// [`SshError::NotOurs`]; the file cannot be written.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), SshError> {
-    match files::read_text(path, files::MAX_TEXT) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Ok(text) if text.starts_with(&format!("{ADDRESS}{LOOPBACK}")) => {}
-        Ok(_) | Err(_) => return Err(SshError::NotOurs(path.to_owned())),
+    // The target of a link may be missing, and arcssh creates no links.
+    let is_absent = fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let is_ours = || files::read(path, files::MAX_TEXT).is_ok_and(|bytes| is_ours(&bytes));
+    if !is_absent && (path.is_symlink() || !is_ours()) {
+        return Err(SshError::NotOurs(path.to_owned()));
     }
     Ok(files::replace(path, content).with_context(|| format!("cannot write {}", path.display()))?)
+}
+
+/// Returns whether a content is one of [`content`].
+fn is_ours(bytes: &[u8]) -> bool {
+    let start = format!("{ADDRESS}{LOOPBACK}");
+    bytes.starts_with(start.as_bytes()) || bytes.starts_with(&utf16(&start))
 }
 
 #[cfg(test)]
@@ -69,8 +80,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("web01.rdp");
         let new = content(SocketAddr::from(([127, 0, 0, 1], 1)), None).unwrap();
-        write(&path, &new).unwrap();
-        write(&path, &new).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 2));
+        for content in [content(address, Some("jörg")).unwrap(), new.clone()] {
+            write(&path, &content).unwrap();
+            write(&path, &content).unwrap();
+        }
+        #[cfg(unix)]
+        for target in ["web01.rdp", "missing"] {
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            assert!(matches!(write(&link, &new), Err(SshError::NotOurs(_))), "{target}");
+            assert!(link.is_symlink());
+            fs::remove_file(&link).unwrap();
+        }
         for other in
             ["", "full address:s:win.example.com\r\n", "screen mode id:i:2\r\nfull address:s:127.0.0.1:1\r\n"]
         {
