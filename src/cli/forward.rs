@@ -19,7 +19,7 @@ pub(crate) struct Forward {
 #[derive(Debug, Args)]
 #[command(
     next_help_heading = "Local side",
-    mut_arg("output", |arg| arg.help("Output format; json: an object for each event [default: table]").hide_short_help(false))
+    mut_arg("output", |arg| arg.help("Output format; json: an object for each event [default: table]"))
 )]
 pub(crate) struct ForwardArgs {
     /// Host entry, name, GROUP/NAME or resource ID of a machine, and the local port or socket for it
