@@ -18,9 +18,8 @@ use crate::text::fields;
 pub(crate) fn run(args: &OutputArgs, log: &LogArgs) -> Result<u8> {
     if args.is_json() {
         let details = details().map(|(name, value)| (name.to_owned(), Value::from(value)));
-        let names = [("version", env!("CARGO_PKG_VERSION")), ("target", env!("ARCSSH_TARGET"))];
-        let names = names.map(|(name, value)| (name.to_owned(), Value::from(value)));
-        print_json(&Value::Object(names.into_iter().chain(details).collect()))?;
+        let version = ("version".to_owned(), Value::from(env!("CARGO_PKG_VERSION")));
+        print_json(&Value::Object([version].into_iter().chain(details).collect()))?;
         return Ok(0);
     }
     let mut text = format!("arcssh {} ({})\n", env!("CARGO_PKG_VERSION"), origin(env!("ARCSSH_COMMIT")));
