@@ -43,6 +43,20 @@ pub(crate) struct ForwardArgs {
     pub(crate) destination: DestinationArgs,
 }
 
+impl ForwardArgs {
+    /// Returns the error of a local port or socket that two machines have.
+    pub(super) fn conflict(&self) -> Option<String> {
+        let locals = self.forwards.iter().map(|forward| &forward.local);
+        let fixed: Vec<&Local> = locals.filter(|local| **local != Local::Port(0)).collect();
+        let twice = (0..fixed.len()).find_map(|at| fixed[..at].iter().find(|local| **local == fixed[at]))?;
+        let local = match twice {
+            Local::Port(port) => format!("port {port}"),
+            Local::Socket(path) => format!("socket {}", path.display()),
+        };
+        Some(format!("two machines have the local {local}; each needs its own"))
+    }
+}
+
 impl FromStr for Forward {
     type Err = String;
 
@@ -51,17 +65,37 @@ impl FromStr for Forward {
             Some((machine, local)) => (machine, parse_local(machine, local)?),
             None => (text, Local::Port(0)),
         };
-        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        match machine {
-            "" => Err("the name of the machine is missing".into()),
-            // The name of an Arc machine has no colon (Azure naming rules, Microsoft.HybridCompute).
-            machine if machine.split(':').all(is_number) => Err(format!(
-                "this is not a machine: to listen on a port, append it to the machine, such as web01={}",
-                machine.split(':').next().unwrap_or_default()
-            )),
-            _ => Ok(Self { machine: machine.to_owned(), local }),
+        if machine.is_empty() {
+            return Err("the name of the machine is missing".into());
+        }
+        match other_form(machine, &local) {
+            Some(error) => Err(error),
+            None => Ok(Self { machine: machine.to_owned(), local }),
         }
     }
+}
+
+/// Explains a machine in the form that ssh or scp expects. The name of an Arc machine has neither a colon nor an at sign (Azure
+/// naming rules, Microsoft.HybridCompute).
+fn other_form(machine: &str, local: &Local) -> Option<String> {
+    if let Some((_, machine)) = machine.rsplit_once('@') {
+        return Some(format!(
+            "the client logs in, so give the user to the client, and arcssh only the machine: {machine}"
+        ));
+    }
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if machine.split(':').all(is_number) {
+        let port = machine.split(':').next().unwrap_or_default();
+        return Some(format!(
+            "this is not a machine: to listen on a port, append it to the machine, such as web01={port}"
+        ));
+    }
+    let (machine, ports) = machine.split_once(':')?;
+    let port = ports.split(':').next().unwrap_or_default();
+    Some(match local {
+        Local::Port(0) => format!("append the local port with an equals sign: {machine}={port}"),
+        _ => format!("the port on the machine has an option of its own: {machine} --port {port}"),
+    })
 }
 
 /// Parses the text after the equals sign.
@@ -118,6 +152,11 @@ mod tests {
             ("web01=-1", "a port from 0 to 65535"),
             ("web01=ssh", "a port from 0 to 65535"),
             ("web01=2201:22", "web01=2201 --port 22"),
+            ("web01:2201", "with an equals sign: web01=2201"),
+            ("web01:2201:22", "with an equals sign: web01=2201"),
+            ("web01:22=2201", "of its own: web01 --port 22"),
+            ("ada@web01", "only the machine: web01"),
+            ("ada@contoso.com@rg/web01=1", "only the machine: rg/web01"),
             ("web01=0.0.0.0:2201", "web01=2201 --bind 0.0.0.0"),
             ("web01=[::1]:2201", "web01=2201 --bind ::1"),
         ] {

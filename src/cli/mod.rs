@@ -102,15 +102,21 @@ impl Cli {
                 _ => {}
             }
         }
+        let with_output =
+            |option, format| format!("the argument '{option}' cannot be used with '--output {format}'");
         let conflict = match &cli.command {
-            Command::List(args) => args.conflict_with_table().map(|option| ("list", option, "table")),
-            Command::Config(args) => args.conflict_with_block().map(|option| ("config", option, "-")),
+            Command::List(args) => {
+                args.conflict_with_table().map(|option| ("list", with_output(option, "table")))
+            }
+            Command::Config(args) => {
+                args.conflict_with_block().map(|option| ("config", with_output(option, "-")))
+            }
+            Command::Forward(args) => args.conflict().map(|message| ("forward", message)),
             _ => None,
         };
-        if let Some((name, option, format)) = conflict {
+        if let Some((name, message)) = conflict {
             let mut command = with_fixed_usage(Self::command());
             let command = command.find_subcommand_mut(name).cloned().unwrap_or_default();
-            let message = format!("the argument '{option}' cannot be used with '--output {format}'");
             let mut command = command.bin_name(format!("arcssh {name}"));
             return Err(command.error(ErrorKind::ArgumentConflict, message));
         }

@@ -6,7 +6,7 @@ use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
 use crate::cli::destination::DestinationArgs;
 use crate::cli::proxy_command::{HostEntry, find_entry};
-use crate::cli::{AzureArgs, ProxyArgs};
+use crate::cli::ProxyArgs;
 use crate::commands::session::{Session, pick_machine};
 use crate::diagnosis::{Error, Result};
 use crate::machines::{SelectError, distinguished, find, list_visible, pick as pick_known, without_suffix};
@@ -48,11 +48,16 @@ impl Destination {
             None => Some(pick(args, command).await?),
         };
         let machine = machine.or(picked.as_deref()).unwrap_or_default();
-        let entry = entry(machine, args)?;
-        let azure: &AzureArgs = entry.as_ref().map_or(&args.azure, |entry| &entry.proxy.azure);
-        let session = Session::open(azure)?;
+        let open = |entry: Option<&Entry>| Session::open(entry.map_or(&args.azure, |entry| &entry.proxy.azure));
+        let mut entry = find_host_entry(machine, args)?;
+        let mut session = open(entry.as_ref())?;
         let machine = find_machine(machine, args, entry.as_ref(), &session).await?;
         let id = machine.id.clone();
+        // The alias of a host entry can differ from the machine's name.
+        if entry.is_none() {
+            entry = find_host_entry(&id.to_string(), args)?;
+            session = open(entry.as_ref())?;
+        }
         let service = args.target.service;
         let of_entry = entry.as_ref().filter(|_| service == Service::Ssh).map(|entry| entry.host.port);
         let port = args.target.port.or(of_entry).unwrap_or(service.default_port());
@@ -69,7 +74,7 @@ async fn pick(args: &DestinationArgs, command: &'static str) -> Result<String> {
 }
 
 /// Returns the host entry of a machine, with the port that ssh uses.
-fn entry(machine: &str, args: &DestinationArgs) -> Result<Option<Entry>> {
+fn find_host_entry(machine: &str, args: &DestinationArgs) -> Result<Option<Entry>> {
     let Some(host) = find_entry(machine, &managed_block::text_of_user()) else { return Ok(None) };
     let host = host.used(None, &managed_block::default_path()?)?;
     Ok(host.proxy_args(&args.typed).map(|proxy| Entry { host, proxy }))

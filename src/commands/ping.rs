@@ -15,6 +15,7 @@ use tracing::info;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::relay_credential_cache::RelayCredentialCache;
 use crate::cli::ping::PingArgs;
+use crate::cli::ssh::user_and_machine;
 use crate::commands::destination::Destination;
 use crate::diagnosis::{Context, Diagnosis, Error, Result, last_error};
 use crate::net::{self, Step};
@@ -112,13 +113,18 @@ pub(crate) async fn run(args: &PingArgs) -> Result<u8> {
         result = pinger.measure() => (result, 0),
     };
     let target = destination.target.clone();
-    let result = result.map_err(|error| error.during(Context::connecting(target)));
+    let result = result.map_err(|error| match error {
+        Error::Terminal(_) => error,
+        error => error.during(Context::connecting(target)),
+    });
     pinger.finish(result.as_ref().err())?;
     result.map(|()| status)
 }
 
 async fn open(args: &PingArgs) -> Result<Destination> {
-    let destination = Destination::open(args.machine.as_deref(), &args.destination, "ping").await?;
+    // The destination of an ssh command may name a user, and a ping logs in as none.
+    let (_, machine) = user_and_machine(args.machine.as_deref());
+    let destination = Destination::open(machine, &args.destination, "ping").await?;
     let Destination { session, target, .. } = &destination;
     let cached = session.cache_credentials(target).await;
     cached.map_err(|error| error.during(Context::connecting(target.clone())))?;

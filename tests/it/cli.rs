@@ -374,6 +374,8 @@ fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
         "version",
         "version --verbose",
         "warm web01 --port {PORT}",
+        "ping web01 --count 1 --port {PORT}",
+        "ping web01 --count 1 --port {PORT} -o json",
         "known-hosts web01 --port {PORT}",
         "config --output - web01",
         "cert",

@@ -348,6 +348,9 @@ fn a_wrong_form_is_a_usage_error() {
         &["forward", "web01=0.0.0.0:2201"],
         &["forward", "web01", "--bind", "localhost"],
         &["forward", "web01", "--exec", "true", "--json"],
+        &["forward", "web01", "--exec", "true", "-o", "json"],
+        &["forward", "web01:2201"],
+        &["forward", "ada@web01"],
         &["forward", "web01", "-L", "2201"],
     ] {
         let run = crate::support::run_arcssh(words);
@@ -355,6 +358,12 @@ fn a_wrong_form_is_a_usage_error() {
     }
     let run = crate::support::run_arcssh(&["forward", "web01", "2201:22"]);
     assert!(run.stderr.contains("append it to the machine, such as web01=2201"), "{}", run.stderr);
+    for (local, place) in [("2201", "port 2201"), ("./web", "socket ./web")] {
+        let machines = ["web01", "web02"].map(|machine| format!("{machine}={local}"));
+        let run = crate::support::run_arcssh(&["forward", &machines[0], "db01", "db02", &machines[1]]);
+        let expected = format!("error: two machines have the local {place}; each needs its own\n");
+        assert!(run.code == Some(2) && run.stderr.starts_with(&expected), "{}", run.stderr);
+    }
 }
 
 #[test]

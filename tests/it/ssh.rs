@@ -146,6 +146,19 @@ fn a_host_entry_is_used_as_it_is() {
     assert!(values.contains(&format!("hostkeyalias {}", user.key_name())));
 }
 
+#[test]
+fn a_host_entry_with_another_alias_is_used_too() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    user.home.succeed(&["web01", "--suffix", ".arc", "--user", "me"]);
+    let group = arcssh_emulator::RESOURCE_GROUP;
+    let expected = user.values(&["web01.arc"]);
+    assert!(expected.contains(&"user me".to_owned()), "{expected:?}");
+    for machine in ["web01", "WEB01", &w.id(), &format!("{group}/web01")] {
+        assert_eq!(user.values(&[machine]), expected, "{machine}");
+    }
+}
+
 /// The name of a machine says nothing about other hosts of that name, whose sections and shared connections must not apply.
 #[test]
 fn sections_for_another_host_of_the_same_name_do_not_apply() {
