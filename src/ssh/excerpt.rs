@@ -81,9 +81,12 @@ pub(crate) fn of_values(output: &str) -> String {
     output.lines().map(|line| own_line(line) + "\n").collect()
 }
 
+/// A first word that cannot be a keyword can be a secret: a lost line of a command, for example.
 fn foreign_line(line: &str) -> String {
+    let is_keyword = |word: &str| word == "pkcs11provider" || word.chars().all(|c| c.is_ascii_alphabetic());
     match directive(line) {
-        Some((keyword, _)) => format!("{keyword} {HIDDEN}"),
+        Some((keyword, _)) if is_keyword(&keyword) => format!("{keyword} {HIDDEN}"),
+        Some(_) => HIDDEN.into(),
         None if line.trim().is_empty() => String::new(),
         None => format!("# {HIDDEN}"),
     }
@@ -122,8 +125,9 @@ mod tests {
         let entry = "# /subscriptions/s\nHost web01\n    User ada\n    SetEnv A=canary\n    # canary\n    \
             ProxyCommand /x/arcssh proxy /subscriptions/s/machines/web01 --port %p\n";
         let block = managed_block::block("{}", entry);
-        let text =
-            format!("{block}Host *\n\n  # canary\n  ProxyCommand canary\n  User canary\nMatch exec canary\n");
+        let text = format!(
+            "{block}Host *\n\n  # canary\n  ProxyCommand canary\n  --canary-1 x\nMatch exec canary\n"
+        );
         let excerpt = of_file(&text);
         assert!(!excerpt.contains("canary"), "{excerpt}");
         assert_eq!(excerpt.lines().count(), text.lines().count());

@@ -64,6 +64,7 @@ fn type_in(w: &Lab, shell: &str, start: &str, show: &str) {
     });
     let others = [
         ("arcssh setup db", "<setup><db01>"),
+        ("a setup db", "<a><setup><db01>"),
         ("arcssh warm -g rg-d", "<-g><rg-db>"),
         ("arcssh doctor rg-arc/", "<doctor><rg-arc/web01>"),
         ("arcssh ssh ada@db", "<ssh><ada@db01>"),
@@ -89,9 +90,10 @@ fn type_in(w: &Lab, shell: &str, start: &str, show: &str) {
 #[test]
 fn bash_inserts_each_name_as_one_word() {
     let show = "show() { printf '<%s>' \"$@\"; echo; }";
+    let alias = "alias a=arcssh; complete -F _arcssh a";
     for (start, options) in [("", ""), ("shopt -s extglob nullglob; ", "-o posix")] {
         let shell = format!("bash --norc --noprofile {options} -i");
-        type_in(&listed(), &shell, &format!("{start}PS1='$ '; source ./bash; {show}"), "show");
+        type_in(&listed(), &shell, &format!("{start}PS1='$ '; source ./bash; {alias}; {show}"), "show");
     }
 }
 
@@ -99,13 +101,13 @@ fn bash_inserts_each_name_as_one_word() {
 fn zsh_inserts_each_name_as_one_word() {
     let show = "show() { printf '<%s>' \"$@\"; echo; }";
     let start = "PS1='$ '; bindkey -e; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D";
-    type_in(&listed(), "zsh -f -i", &format!("{start}; {show}"), "show");
+    let wrapper = "a() arcssh \"$@\"; compdef _arcssh a";
+    type_in(&listed(), "zsh -f -i", &format!("{start}; {wrapper}; {show}"), "show");
 }
 
 #[test]
 fn fish_inserts_each_name_as_one_word() {
-    let start =
-        "source ./fish; function fish_prompt; echo '$ '; end; function show; printf '<%s>' $argv; echo; end";
+    let start = "source ./fish; alias a arcssh; function fish_prompt; echo '$ '; end; function show; printf '<%s>' $argv; echo; end";
     type_in(&listed(), "fish --no-config -i", start, "show");
 }
 

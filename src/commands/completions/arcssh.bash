@@ -6,6 +6,8 @@ _arcssh() {
     case $program in
         \~/*) program=$HOME/${program#\~/} ;;
     esac
+    # An alias, or a path with a variable.
+    type -P -- "$program" >/dev/null || program=arcssh
     COMPREPLY=()
     while IFS= read -r candidate; do
         COMPREPLY+=("$candidate")

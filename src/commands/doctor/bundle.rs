@@ -13,11 +13,11 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::azure::cloud::CloudName;
-use crate::azure::credentials::cli_tools::redaction::without_secrets;
 use crate::azure::hybrid_connectivity::Service;
 use crate::cli::proxy_command::azure_options;
 use crate::commands::doctor::checks::Evaluator;
 use crate::commands::doctor::probe::{Connection, Prober};
+use crate::commands::doctor::redaction::{is_secret, redacted};
 use crate::commands::doctor::report::Report;
 use crate::ssh::{client, excerpt, managed_block};
 use crate::system::SystemError;
@@ -30,9 +30,6 @@ use crate::text::{lines, shell_quote};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The most bytes of a program's output in the archive.
 const MAX_OUTPUT: usize = 1 << 20;
-/// The fewest bytes of a secret to hide wherever it occurs.
-const SHORTEST: usize = 6;
-const HIDDEN: &str = "***";
 
 /// The directory in the archive.
 const DIRECTORY: &str = "arcssh-doctor";
@@ -343,56 +340,9 @@ fn environment() -> String {
     found.concat()
 }
 
-/// Returns the values of environment variables whose names belong to secrets.
+/// Returns the values of environment variables that contain a secret.
 fn secret_variables() -> Vec<String> {
-    const PARTS: [&str; 7] =
-        ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "KEY", "IDENTITY_HEADER", "RELAY_INFO"];
-    const OTHERS: [&str; 4] = ["_FILE", "_PATH", "_URL", "_URI"];
-    let is_secret = |name: &str| {
-        PARTS.iter().any(|part| name.contains(part))
-            && !OTHERS.iter().any(|end| name.ends_with(end))
-            && !HARMLESS.contains(&name)
-    };
-    let variables = std::env::vars_os().filter(|(name, _)| is_secret(&name.to_string_lossy().to_uppercase()));
-    let values = variables.map(|(_, value)| value.to_string_lossy().into_owned());
-    values.filter(|value| value.len() >= SHORTEST).collect()
-}
-
-/// Returns a text without secrets. Nothing that arcssh prints contains one, but a message of Azure, a proxy or another program
-/// can quote what it received.
-fn redacted(text: &str, secrets: &[String]) -> String {
-    let forms = secrets.iter().flat_map(|secret| [secret.escape_debug().to_string(), secret.clone()]);
-    let text = forms.fold(text.to_owned(), |text, secret| text.replace(&secret, HIDDEN));
-    let mut is_key = false;
-    let without_keys = text.split_inclusive('\n').filter(|line| {
-        is_key |= line.contains("-----BEGIN ") && line.contains("PRIVATE KEY");
-        let is_shown = !is_key;
-        is_key &= !line.contains("-----END ");
-        is_shown
-    });
-    without_signatures(&without_secrets(&without_keys.collect::<String>()))
-}
-
-/// Returns a text without the signatures of shared access tokens, such as `SharedAccessSignature sr=…&sig=…&se=…`.
-fn without_signatures(text: &str) -> String {
-    let (mut plain, mut rest) = (String::new(), text);
-    while let Some((before, after)) = rest.split_once("sig=") {
-        let end = after.find(|c: char| c.is_whitespace() || "&\"',".contains(c)).unwrap_or(after.len());
-        plain += &format!("{before}sig={HIDDEN}");
-        rest = &after[end..];
-    }
-    plain + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoted_secrets_are_hidden() {
-        let secrets = ["p\"ss-canary".to_owned()];
-        let text = "a SharedAccessSignature sr=x&sig=canary%3d&se=1 b\n-----BEGIN RSA PRIVATE KEY-----\ncanary\n-----END RSA PRIVATE KEY-----\nhttp://ada:canary@h/ {\"x\":\"p\\\"ss-canary\"} p\"ss-canary\n";
-        let expected = "a SharedAccessSignature sr=x&sig=***&se=1 b\nhttp://***@h/ {\"x\":\"***\"} ***\n";
-        assert_eq!(redacted(text, &secrets), expected);
-    }
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    variables.filter(|(name, value)| is_secret(name, value)).map(|(_, value)| value).collect()
 }

@@ -5,6 +5,7 @@ mod checks;
 mod local;
 mod outcome;
 mod probe;
+mod redaction;
 mod report;
 
 use std::future::poll_fn;

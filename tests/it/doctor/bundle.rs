@@ -114,7 +114,7 @@ fn an_archive_of_a_working_connection_contains_no_secret() {
 fn an_archive_of_failures_contains_no_secret() {
     type Fault = fn(&Lab, &mut Command);
     let canary = "canary~secret.x/+1";
-    let faults: [(&str, Fault); 6] = [
+    let faults: [(&str, Fault); 7] = [
         ("a wrong secret", |_, doctor| {
             doctor.env("AZURE_CLIENT_SECRET", "canary~secret.x/+1");
         }),
@@ -126,8 +126,15 @@ fn an_archive_of_failures_contains_no_secret() {
             doctor.env("HTTPS_PROXY", "canary~secret.x/+1");
         }),
         ("a message that quotes secrets", |w, _| {
-            let text = "Bearer eyJhbGciOiJub25lIn0.eyJ0aWQiOiJjYW5hcnkifQ.c2ln-canary~secret.x SharedAccessSignature sr=x&sig=canary~secret.x/+1&se=1";
+            let text = "Bearer eyJhbGciOiJub25lIn0.eyJ0aWQiOiJjYW5hcnkifQ.c2ln-canary~secret.x SharedAccessSignature sr=x&sig=canary~secret.x/+1&se=1 sr%3Dx%26sig%3Dcanary~secret.x%26se%3D1 Authorization: Basic canary~secret.x/+1 Set-Cookie: a=canary~secret.x/+1 {\"refresh_token\":\"canary~secret.x/+1\"} AccountKey=canary~secret.x/+1;";
             w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", text).times(100));
+        }),
+        ("a message that quotes a variable", |w, doctor| {
+            doctor.env("SSHPASS", "canary~secret.x/+1\n");
+            let start = "x".repeat(860);
+            let text =
+                format!("canary%7Esecret.x%2F%2B1 Y2FuYXJ5fnNlY3JldC54LysxCg {start} canary~secret.x/+1");
+            w.emulator().arm_fault(ArmFault::new(403, "AuthorizationFailed", &text).times(100));
         }),
         ("output of az", |w, doctor| {
             let bin = w.home().join("programs");
