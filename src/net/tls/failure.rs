@@ -52,6 +52,7 @@ impl From<&TrustError> for TlsError {
                 Self::UnknownIssuer { issuer: issuer.clone(), unreadable: unreadable.clone() }
             }
             TrustError::Invalid { issuer, error } => Self::of_certificate(error, issuer.clone()),
+            #[cfg(not(any(windows, target_vendor = "apple")))]
             TrustError::NoRoots => Self::NoRoots,
             TrustError::Unreadable(unreadable) => Self::Unreadable(unreadable.clone()),
         }

@@ -412,6 +412,7 @@ enum TrustError {
     UnknownIssuer { issuer: Option<String>, unreadable: Option<Unreadable> },
     #[error("invalid")]
     Invalid { issuer: Option<String>, error: CertificateError },
+    #[cfg(not(any(windows, target_vendor = "apple")))]
     #[error("no root certificates")]
     NoRoots,
     #[error("{0}")]
