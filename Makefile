@@ -113,6 +113,11 @@ package-check: ## Try the packages: in minimal Debian systems, an empty root and
 	@tests/tools.sh package-check
 	packaging/check.sh $(PART)
 
+# PART chooses parts, such as PART='windows mac'. Debian 12 only. The sets of tools have the names of the parts.
+portability: ## Build for other systems, and run the demo under Wine, under qemu and as a static program
+	@for part in $(or $(PART),windows static arm mac packages); do tests/tools.sh portability-$$part || exit; done
+	tests/portability.sh $(PART)
+
 uninstall: ## Remove what install put below PREFIX
 	rm -f '$(DESTDIR)$(PREFIX)/bin/arcssh' '$(MANUAL)/arcssh.1' '$(MANUAL)/arcssh-'*.1 \
 	    '$(SHARE)/bash-completion/completions/arcssh' '$(SHARE)/zsh/site-functions/_arcssh' \
@@ -168,4 +173,4 @@ suite-clients: ## Use programs and libraries that speak SSH through arcssh, and 
 	    ssh-python==1.2.0.post1 ssh2-python==1.2.0.post1 ansible-core==2.19.14
 
 .PHONY: help demo playground session screens test check bench bench-check bench-record bare install package package-check \
-    uninstall faults fuzz soak suite-websocket suite-openssh suite-tls suite-clients
+    portability uninstall faults fuzz soak suite-websocket suite-openssh suite-tls suite-clients

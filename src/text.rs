@@ -150,9 +150,62 @@ impl<W: Write> Write for Log<W> {
     }
 }
 
-/// Quotes `text` as one word of a command for the user's shell: bash, zsh, fish or tcsh; PowerShell on Windows.
+/// The syntax of the shell in which the user runs the commands of a hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Syntax {
+    /// bash, zsh, fish or tcsh.
+    Unix,
+    PowerShell,
+    Cmd,
+}
+
+impl Syntax {
+    fn of_user() -> Self {
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        if cfg!(windows) { Self::on_windows(is_set) } else { Self::Unix }
+    }
+
+    /// Returns the syntax of the shell by the variables that it sets: Git for Windows `MSYSTEM` (msys2.org, "Environments"),
+    /// cmd `PROMPT` (uv distinguishes them by this variable too: astral-sh/uv, `crates/uv-shell/src/lib.rs`).
+    fn on_windows(is_set: impl Fn(&str) -> bool) -> Self {
+        if is_set("MSYSTEM") {
+            Self::Unix
+        } else if is_set("PROMPT") {
+            Self::Cmd
+        } else {
+            Self::PowerShell
+        }
+    }
+
+    fn quote(self, text: &str) -> String {
+        match self {
+            Self::Unix => quote_for_unix(text),
+            Self::PowerShell => quote_for_powershell(text),
+            Self::Cmd => quote_for_cmd(text),
+        }
+    }
+
+    fn set(self, name: &str, value: &str) -> String {
+        match self {
+            Self::Unix => format!("export {name}={}", quote_for_unix(value)),
+            // Unlike an argument, a value without quotes would be a command (Microsoft Learn, "about_Environment_Variables").
+            Self::PowerShell => format!("$env:{name} = '{}'", quotes_doubled(value)),
+            Self::Cmd => format!("set {}", quote_for_cmd(&format!("{name}={value}"))),
+        }
+    }
+
+    fn unset(self, name: &str) -> String {
+        match self {
+            Self::Unix => format!("unset {name}"),
+            Self::PowerShell => format!("Remove-Item Env:{name}"),
+            Self::Cmd => format!("set {name}="),
+        }
+    }
+}
+
+/// Quotes `text` as one word of a command for the user's shell.
 pub(crate) fn shell_quote(text: &str) -> String {
-    if cfg!(windows) { quote_for_powershell(text) } else { quote_for_unix(text) }
+    Syntax::of_user().quote(text)
 }
 
 /// Escapes `'`, `\` and `!` outside of the quotes: inside them, a backslash is an escape in fish, and `!` is the history in
@@ -180,31 +233,39 @@ fn quotes_doubled(text: &str) -> String {
     text.replace(['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "''")
 }
 
-/// Returns the command that sets an environment variable in the user's shell: PowerShell on Windows.
+/// Quotes `text` as one word for cmd, which reads it first, and for the program, which then splits its command line (Microsoft
+/// Learn, "cmd" and "Parsing C command-line arguments"). cmd replaces `%NAME%` also inside quotes, and does not know `\"`:
+/// with such a character, each special one gets a `^`, and cmd sees no quotes.
+fn quote_for_cmd(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/\\._-+:=@".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    let mut quoted = String::from('"');
+    let mut backslashes = 0;
+    for c in text.chars() {
+        if c == '"' {
+            quoted += &"\\".repeat(backslashes + 1);
+        }
+        backslashes = if c == '\\' { backslashes + 1 } else { 0 };
+        quoted.push(c);
+    }
+    quoted += &"\\".repeat(backslashes);
+    quoted.push('"');
+    if !text.contains(['"', '%', '!']) {
+        return quoted;
+    }
+    quoted.chars().flat_map(|c| "()%!^\"<>&|".contains(c).then_some('^').into_iter().chain([c])).collect()
+}
+
+/// Returns the command that sets an environment variable in the user's shell.
 pub(crate) fn set_variable(name: &str, value: &str) -> String {
-    if cfg!(windows) { set_in_powershell(name, value) } else { set_in_unix(name, value) }
+    Syntax::of_user().set(name, value)
 }
 
 /// Returns the command that removes an environment variable from the user's shell.
 pub(crate) fn unset_variable(name: &str) -> String {
-    if cfg!(windows) { unset_in_powershell(name) } else { unset_in_unix(name) }
-}
-
-fn set_in_unix(name: &str, value: &str) -> String {
-    format!("export {name}={}", quote_for_unix(value))
-}
-
-fn unset_in_unix(name: &str) -> String {
-    format!("unset {name}")
-}
-
-/// Unlike an argument, a value without quotes would be a command (Microsoft Learn, "about_Environment_Variables").
-fn set_in_powershell(name: &str, value: &str) -> String {
-    format!("$env:{name} = '{}'", quotes_doubled(value))
-}
-
-fn unset_in_powershell(name: &str) -> String {
-    format!("Remove-Item Env:{name}")
+    Syntax::of_user().unset(name)
 }
 
 /// Returns whether a character controls a terminal, is invisible, or changes the order of the text around it.
@@ -317,14 +378,42 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_is_set_in_the_syntax_of_each_platforms_shell() {
-        assert_eq!(set_in_unix("HTTPS_PROXY", "http://PROXY:PORT"), "export HTTPS_PROXY=http://PROXY:PORT");
-        assert_eq!(set_in_unix("A", "it's $x"), r"export A='it'\''s $x'");
-        assert_eq!(unset_in_unix("A"), "unset A");
-        let set = set_in_powershell("HTTPS_PROXY", "http://PROXY:PORT");
-        assert_eq!(set, "$env:HTTPS_PROXY = 'http://PROXY:PORT'");
-        assert_eq!(set_in_powershell("A", "it's $x"), "$env:A = 'it''s $x'");
-        assert_eq!(unset_in_powershell("A"), "Remove-Item Env:A");
+    fn a_word_for_cmd_cannot_end_its_quotes_or_name_a_variable() {
+        for (text, quoted) in [
+            (r"C:\Users\ada", r"C:\Users\ada"),
+            ("rg (test) & calc", "\"rg (test) & calc\""),
+            ("it's", "\"it's\""),
+            ("", "\"\""),
+            (r"a b\", r#""a b\\""#),
+            ("%PATH%", "^\"^%PATH^%^\""),
+            (r#"a" & calc"#, r#"^"a\^" ^& calc^""#),
+            (r#"\""#, r#"^"\\\^"^""#),
+        ] {
+            assert_eq!(quote_for_cmd(text), quoted);
+        }
+    }
+
+    #[test]
+    fn a_variable_is_set_in_the_syntax_of_each_shell() {
+        use Syntax::{Cmd, PowerShell, Unix};
+        let address = "http://PROXY:PORT";
+        assert_eq!(Unix.set("HTTPS_PROXY", address), "export HTTPS_PROXY=http://PROXY:PORT");
+        assert_eq!(Unix.set("A", "it's $x"), r"export A='it'\''s $x'");
+        assert_eq!(Unix.unset("A"), "unset A");
+        assert_eq!(PowerShell.set("HTTPS_PROXY", address), "$env:HTTPS_PROXY = 'http://PROXY:PORT'");
+        assert_eq!(PowerShell.set("A", "it's $x"), "$env:A = 'it''s $x'");
+        assert_eq!(PowerShell.unset("A"), "Remove-Item Env:A");
+        assert_eq!(Cmd.set("HTTPS_PROXY", address), "set HTTPS_PROXY=http://PROXY:PORT");
+        assert_eq!(Cmd.set("A", "x & y"), "set \"A=x & y\"");
+        assert_eq!(Cmd.unset("A"), "set A=");
+    }
+
+    #[test]
+    fn the_shell_on_windows_is_known_by_its_variables() {
+        let with = |set: &'static [&str]| Syntax::on_windows(|name| set.contains(&name));
+        assert_eq!(with(&[]), Syntax::PowerShell);
+        assert_eq!(with(&["PROMPT"]), Syntax::Cmd);
+        assert_eq!(with(&["MSYSTEM", "PROMPT"]), Syntax::Unix);
     }
 
     #[cfg(unix)]

@@ -4,8 +4,8 @@
 #   tests/tools.sh SET             installs the set
 #   tests/tools.sh --missing SET   prints the packages that it would install
 #
-# SET is build, demo, playground, session, test, check, bench, bare, package, package-check, or the name of a suite:
-# suite-websocket, suite-openssh, suite-tls or suite-clients.
+# SET is build, demo, playground, session, test, check, bench, bare, package, package-check, the name of a suite
+# (suite-websocket, suite-openssh, suite-tls, suite-clients), or portability-PART with a part of tests/portability.sh.
 set -eu
 
 say() { echo "tools: $*"; }
@@ -103,6 +103,19 @@ python3 python3
 nix-instantiate nix-bin
 makepkg makepkg
 setpriv util-linux"
+portability_windows="$demo
+git git
+x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
+file:/usr/x86_64-w64-mingw32/include/windows.h mingw-w64-x86-64-dev
+debootstrap debootstrap
+unshare util-linux"
+portability_arm="$demo
+aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+file:/usr/aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
+qemu-aarch64-static qemu-user-static"
+portability_mac="$build
+python3 python3
+python:ensurepip python3-venv"
 
 # The packages of a set, by Debian's names.
 packages_of() {
@@ -116,6 +129,11 @@ packages_of() {
     bare) echo "$bare" ;;
     package) echo "$package" ;;
     package-check) echo "$package_check" ;;
+    portability-windows) echo "$portability_windows" ;;
+    portability-static) echo "$demo" ;;
+    portability-arm) echo "$portability_arm" ;;
+    portability-mac) echo "$portability_mac" ;;
+    portability-packages) echo "$package" ;;
     suite-websocket | suite-tls) echo "$suite" ;;
     suite-openssh) echo "$suite_openssh" ;;
     suite-clients) echo "$suite_clients" ;;
@@ -262,5 +280,6 @@ package)
     install_cargo_program cargo-auditable 0.7.7
     install_cargo_program cargo-cyclonedx 0.5.9
     ;;
-demo | playground | session | test | bench | suite-openssh | suite-clients) make_privilege_separation_directory ;;
+demo | playground | session | test | bench | suite-openssh | suite-clients | portability-windows | portability-static | \
+    portability-arm) make_privilege_separation_directory ;;
 esac

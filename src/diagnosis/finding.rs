@@ -50,8 +50,10 @@ pub(crate) enum Finding<'a> {
     /// No host key of this host entry is known, and ssh neither asks for one nor accepts it.
     HostKeyUnknown { alias: &'a str },
     /// The configuration belongs to another user.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has modes and owners of files"))]
     ForeignConfig(&'a str),
     /// Others can write to the configuration; whether only its group can.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has modes and owners of files"))]
     WritableConfig { file: &'a str, mode: u32, by_group: bool },
     /// The host entries start the arcssh at the first path; this one has the second.
     OtherProgram { entry: &'a str, own: &'a str },

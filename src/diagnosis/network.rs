@@ -90,6 +90,10 @@ fn tls(host: &str, error: &TlsError) -> Diagnosis {
                 trust_authority(),
             )
         }
+        // Windows does not report which.
+        TlsError::Expired(None) => {
+            date(format!("the certificate of {host} has expired, or is not valid yet"), None)
+        }
         TlsError::Expired(at) => date(format!("the certificate of {host} has expired"), *at),
         TlsError::NotYetValid(at) => date(format!("the certificate of {host} is not valid yet"), *at),
         TlsError::NoRoots => Diagnosis::new(

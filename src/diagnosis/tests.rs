@@ -482,6 +482,7 @@ fn examples_of_the_network() -> Vec<Diagnosis> {
         rejected(Some(502)).into(),
         rejected(None).into(),
         tls(TlsError::UnknownIssuer { issuer: Some("Zscaler".into()), unreadable: None }).into(),
+        tls(TlsError::Expired(None)).into(),
         tls(TlsError::Expired(Some(1))).into(),
         tls(TlsError::NotYetValid(None)).into(),
         tls(TlsError::NotTls).into(),

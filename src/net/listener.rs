@@ -28,6 +28,7 @@ pub(crate) enum Local {
 
 /// A listener that cannot be opened.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has sockets with a path"))]
 pub(crate) enum ListenError {
     /// A program listens on the port.
     #[error("cannot listen on {0}: another program uses the port")]

@@ -21,6 +21,7 @@ use crate::system::limits::DESCRIPTORS;
 pub(crate) enum SystemError {
     /// Other users can read or write a state file or the state directory.
     #[error("other users can access {} (mode {mode:04o})", path.display())]
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has modes and owners of files"))]
     InsecurePermissions {
         /// The file or directory.
         path: PathBuf,
@@ -43,6 +44,7 @@ pub(crate) enum SystemError {
     LogNotOpened { path: PathBuf, cause: String },
     /// Other users can read or write the log file.
     #[error("other users can access the log file {} (mode {mode:04o})", path.display())]
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has modes and owners of files"))]
     LogInsecure {
         path: PathBuf,
         /// Its mode.

@@ -19,6 +19,7 @@ pub(crate) fn take_over() {
 }
 
 /// Returns whether the command handles signals.
+#[cfg(unix)]
 pub(crate) fn is_taken_over() -> bool {
     IS_TAKEN_OVER.load(Ordering::Relaxed)
 }

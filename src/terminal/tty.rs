@@ -14,7 +14,7 @@ pub(crate) fn columns(out: &impl std::os::fd::AsFd) -> Option<usize> {
 }
 
 #[cfg(not(unix))]
-pub(crate) fn columns(_: &impl IsTerminal) -> Option<usize> {
+pub(crate) fn columns(_: &impl std::io::IsTerminal) -> Option<usize> {
     Term::stdout().size_checked().map(|(_, columns)| columns.into())
 }
 

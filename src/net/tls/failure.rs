@@ -52,6 +52,7 @@ impl From<&TrustError> for TlsError {
                 Self::UnknownIssuer { issuer: issuer.clone(), unreadable: unreadable.clone() }
             }
             TrustError::Invalid { issuer, error } => Self::of_certificate(error, issuer.clone()),
+            #[cfg(not(any(windows, target_vendor = "apple")))]
             TrustError::NoRoots => Self::NoRoots,
             TrustError::Unreadable(unreadable) => Self::Unreadable(unreadable.clone()),
         }
@@ -72,7 +73,10 @@ impl TlsError {
             CertificateError::UnknownIssuer => return Self::UnknownIssuer { issuer, unreadable: None },
             CertificateError::Other(other) => match other.0.downcast_ref::<TrustError>() {
                 Some(error) => return error.into(),
-                None => of_webpki(&other.to_string()).to_owned(),
+                None => match of_verifier(&other.to_string()) {
+                    Some(why) => why,
+                    None => return Self::UnknownIssuer { issuer, unreadable: None },
+                },
             },
             error => invalid(error),
         };
@@ -162,11 +166,56 @@ fn algorithm(identifier: &[u8]) -> &'static str {
     }
 }
 
+/// Returns the phrase for an error that rustls only passes on; `None` for an unknown authority.
+fn of_verifier(text: &str) -> Option<String> {
+    match windows_code(text) {
+        // CERT_E_CHAINING, CERT_E_UNTRUSTEDTESTROOT, CERT_E_UNTRUSTEDCA
+        Some(0x800b_010a | 0x800b_010d | 0x800b_0112) => None,
+        Some(code) => Some(of_windows(code)),
+        None => Some(of_webpki(text)),
+    }
+}
+
+/// Returns the code in an error of Windows' verifier. The text before it is in the language of the system, or missing
+/// (rustls-platform-verifier 0.7, `verification/windows.rs`).
+fn windows_code(text: &str) -> Option<u32> {
+    let (_, code) = text.strip_suffix(')')?.rsplit_once("(os error ")?;
+    code.parse().ok().map(i32::cast_unsigned)
+}
+
+/// Returns the phrase for a code of Windows (Microsoft Learn, "COM Error Codes (Security and Setup)").
+fn of_windows(code: u32) -> String {
+    let why = match code {
+        // CERT_E_VALIDITYPERIODNESTING
+        0x800b_0102 => "is valid for longer than its authority",
+        // CERT_E_ROLE, TRUST_E_BASIC_CONSTRAINTS
+        0x800b_0103 | 0x8009_6019 => "was issued by a certificate that is not an authority's",
+        // CERT_E_PATHLENCONST
+        0x800b_0104 => "has more authorities in its chain than they permit",
+        // CERT_E_CRITICAL
+        0x800b_0105 => "has an extension that is not supported",
+        // CERT_E_PURPOSE
+        0x800b_0106 => "is for another purpose than a server",
+        // CERT_E_MALFORMED
+        0x800b_0108 => "is malformed",
+        // CERT_E_REVOKED
+        0x800b_010c => "was revoked",
+        // CERT_E_REVOCATION_FAILURE, CRYPT_E_NO_REVOCATION_CHECK, CRYPT_E_REVOCATION_OFFLINE
+        0x800b_010e | 0x8009_2012 | 0x8009_2013 => "may be revoked: its status is unknown",
+        // TRUST_E_EXPLICIT_DISTRUST
+        0x800b_0111 => "is distrusted",
+        // TRUST_E_CERT_SIGNATURE
+        0x8009_6004 => "has a wrong signature",
+        _ => return format!("is rejected by this system (Windows error 0x{code:08x})"),
+    };
+    why.into()
+}
+
 /// Returns the phrase for an error of webpki that rustls passes on, which is the name of a variant (rustls-webpki 0.103,
-/// `Error`). The verifiers of Windows and macOS write a sentence instead.
-fn of_webpki(text: &str) -> &str {
+/// `Error`). The verifier of macOS writes a sentence instead.
+fn of_webpki(text: &str) -> String {
     let name = text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-    match name {
+    let why = match name {
         "CaUsedAsEndEntity" => "is an authority's own, not a server's",
         "EndEntityUsedAsCa" => "was issued by a certificate that is not an authority's",
         "CertDistrusted" => "is distrusted",
@@ -181,8 +230,12 @@ fn of_webpki(text: &str) -> &str {
         _ if name.starts_with("Maximum") => "has a chain that is too long",
         _ if is_identifier(name) => "is malformed",
         _ if text.contains("extensions") => "is for another purpose than a server",
-        _ => sentence(text).unwrap_or("is rejected by this system"),
-    }
+        _ => match sentence(text) {
+            Some(text) => return format!("is rejected by this system ({text})"),
+            None => "is rejected by this system",
+        },
+    };
+    why.into()
 }
 
 /// Returns whether the word is the name of a variant, such as `BadDer`.
@@ -379,7 +432,20 @@ mod tests {
             (CertificateError::Other(other("certificate had invalid extensions")), "another purpose"),
             (
                 CertificateError::Other(other("the chain is not trusted here")),
-                "the chain is not trusted here",
+                "is rejected by this system (the chain is not trusted here)",
+            ),
+            (CertificateError::Other(other("Die Sperrfunktion … (os error -2146885613)")), "may be revoked"),
+            (
+                CertificateError::Other(other(
+                    "A certificate was explicitly revoked. (os error -2146762484)",
+                )),
+                "was revoked",
+            ),
+            (
+                CertificateError::Other(other(
+                    "OS Error -2146893816 (FormatMessageW() returned error 317) (os error -2146893816)",
+                )),
+                "is rejected by this system (Windows error 0x80090008)",
             ),
             (CertificateError::Other(other("Thing { a: 1 }")), "rejected by this system"),
         ];
@@ -390,6 +456,10 @@ mod tests {
             };
             assert!(why.contains(expected) && is_readable(&why), "{error:?}: {why}");
         }
+        let chaining =
+            "A certificate chain could not be built to a trusted root authority. (os error -2146762486)";
+        let error = Error::InvalidCertificate(CertificateError::Other(other(chaining)));
+        assert!(matches!(TlsError::from(&error), TlsError::UnknownIssuer { .. }));
         let many: Vec<String> = (0..9).map(|n| format!("DnsName(\"{n}.example\")")).collect();
         assert_eq!(other_names(&many), "is for 0.example, 1.example, 2.example and others");
         let unusual = [r#"DnsName("127.0.0.1")"#, r#"DnsName("")"#].map(str::to_owned);

@@ -6,7 +6,7 @@ mod pem;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -199,9 +199,15 @@ fn first_roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
 /// Uses the platform's verifier.
 #[cfg(any(windows, target_vendor = "apple"))]
 fn all_roots(provider: &Arc<CryptoProvider>) -> Result<Roots, Error> {
+    use rustls_platform_verifier::Verifier;
     let Added { certificates, origins, unreadable } = Added::from_environment()?;
-    let verifier =
-        rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, Arc::clone(provider))?;
+    let provider = Arc::clone(provider);
+    // On Windows, additional roots require a chain engine of their own.
+    let verifier = if certificates.is_empty() {
+        Verifier::new(provider)
+    } else {
+        Verifier::new_with_extra_roots(certificates, provider)
+    }?;
     Ok(Roots {
         verifier: Arc::new(verifier),
         origin: format!("the system's trust store{origins}"),
@@ -277,7 +283,7 @@ fn bundle() -> Option<&'static Path> {
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn unreadable_bundle() -> Option<Unreadable> {
     BUNDLES.iter().map(Path::new).find_map(|path| match open_regular(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Some(Unreadable::new(path, &error, "")),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Some(Unreadable::new(path, &error, "")),
         _ => None,
     })
 }
@@ -406,6 +412,7 @@ enum TrustError {
     UnknownIssuer { issuer: Option<String>, unreadable: Option<Unreadable> },
     #[error("invalid")]
     Invalid { issuer: Option<String>, error: CertificateError },
+    #[cfg(not(any(windows, target_vendor = "apple")))]
     #[error("no root certificates")]
     NoRoots,
     #[error("{0}")]

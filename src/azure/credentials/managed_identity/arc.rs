@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderValue, WWW_AUTHENTICATE};
 use http::{Request, Response};
@@ -180,7 +180,7 @@ fn open(path: &Path) -> Result<File> {
     let is_link =
         |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
     if opened.as_ref().is_err_and(is_link) {
-        bail!("it is a symbolic link");
+        anyhow::bail!("it is a symbolic link");
     }
     Ok(opened?)
 }

@@ -80,6 +80,10 @@ pub(super) struct Item {
     /// The path of the account file, since each state directory has a sign-in of its own.
     pub(super) account_file: String,
     /// The text that key store programs show to the user.
+    #[cfg_attr(
+        any(windows, target_vendor = "apple"),
+        allow(dead_code, reason = "only the Secret Service stores it")
+    )]
     pub(super) label: String,
 }
 

@@ -60,7 +60,7 @@ fn disable_prompt(prompt: Prompt) -> Option<impl Sized> {
 
 /// The Credential Manager never prompts.
 #[cfg(windows)]
-fn disable_prompt(_: Prompt) {}
+fn disable_prompt(_: Prompt) -> impl Sized {}
 
 /// `errSecInteractionNotAllowed` (Apple, Security framework result codes): the keychain needs a prompt.
 #[cfg(target_os = "macos")]
