@@ -4,9 +4,9 @@ use crate::azure::hybrid_compute::{Machine, MachineRef};
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::resource_id::ResourceId;
 use crate::azure::target::Target;
+use crate::cli::ProxyArgs;
 use crate::cli::destination::DestinationArgs;
 use crate::cli::proxy_command::{HostEntry, find_entry};
-use crate::cli::ProxyArgs;
 use crate::commands::session::{Session, pick_machine};
 use crate::diagnosis::{Error, Result};
 use crate::machines::{SelectError, distinguished, find, list_visible, pick as pick_known, without_suffix};
@@ -48,7 +48,8 @@ impl Destination {
             None => Some(pick(args, command).await?),
         };
         let machine = machine.or(picked.as_deref()).unwrap_or_default();
-        let open = |entry: Option<&Entry>| Session::open(entry.map_or(&args.azure, |entry| &entry.proxy.azure));
+        let open =
+            |entry: Option<&Entry>| Session::open(entry.map_or(&args.azure, |entry| &entry.proxy.azure));
         let mut entry = find_host_entry(machine, args)?;
         let mut session = open(entry.as_ref())?;
         let machine = find_machine(machine, args, entry.as_ref(), &session).await?;
