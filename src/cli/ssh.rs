@@ -53,8 +53,8 @@ pub(crate) struct SshArgs {
 /// Returns the user and the machine of an argument. A user can contain `@` (ssh.c, `main`: the last one counts).
 pub(crate) fn user_and_machine(argument: Option<&str>) -> (Option<&str>, Option<&str>) {
     match argument.and_then(|argument| argument.rsplit_once('@')) {
-        Some((user, machine)) => (Some(user), Some(machine)),
-        None => (None, argument),
+        Some((user, machine)) if !user.is_empty() => (Some(user), Some(machine)),
+        _ => (None, argument),
     }
 }
 

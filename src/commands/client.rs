@@ -22,6 +22,9 @@ use crate::ssh::managed_block;
 use crate::ssh::used_names::UsedNames;
 use crate::terminal::progress::{Progress, Step};
 
+/// The methods of a login with a certificate, after which a server can ask questions (sshd_config(5), `AuthenticationMethods`).
+const CERTIFICATE_METHODS: [&str; 2] = ["-o", "PreferredAuthentications publickey,keyboard-interactive"];
+
 /// The arguments of ssh for a machine.
 pub(crate) struct Client {
     /// The options that override those of the user.
@@ -57,7 +60,11 @@ impl Client {
             let session = &destination.session;
             options.extend(add_certificate(&mut host, session, azure, &machine, login, mode).await?);
         }
-        let login = host.options(LOGIN)?;
+        let is_certified = login.entra().is_some() || login.certificate_file.is_some();
+        let mut login = host.options(LOGIN)?;
+        if is_certified {
+            login.extend(CERTIFICATE_METHODS.map(str::to_owned));
+        }
         let (host, mut command) = match &destination.entry {
             Some(entry) if options.is_empty() => {
                 return Ok(Self { connection: Vec::new(), login, host: entry.host.alias.clone() });

@@ -763,4 +763,6 @@ fn an_address_that_is_not_loopback_gets_a_warning() {
     assert_eq!((run.code, run.stdout.as_slice()), (Some(0), b"127.0.0.1\n".as_slice()), "{}", run.stderr);
     assert_eq!(run.arcssh_lines(), [warning]);
     assert_eq!(exec("127.0.0.2").clean(), "127.0.0.2\n");
+    let words = ["forward", "web01=./s", "--bind", "0.0.0.0", "--exec", "echo {socket}"];
+    assert_eq!(crate::support::run(&mut w.arcssh(&words)).clean(), "./s\n");
 }

@@ -391,6 +391,13 @@ fn wrong_input_names_the_next_command() {
             "arcssh: hint: to see how to name a machine, run: arcssh ssh --help",
         ],
     );
+    run(&mut user.ssh(&["@web01"])).failed(
+        2,
+        &[
+            "arcssh: \"@web01\" is not a valid name in a resource ID",
+            "arcssh: hint: use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list -o json",
+        ],
+    );
     let bare = run(&mut user.ssh(&["bare01", "true"]));
     assert!(bare.stderr.contains("arcssh setup"), "{}", bare.stderr);
     assert_eq!(bare.code, Some(255));
@@ -444,7 +451,7 @@ fn a_certificate_of_entra_id_logs_in_without_a_host_entry() {
     });
     w.sshd().trust_authority(&w.emulator().ssh_ca_public_key(), &[&me]).unwrap();
     fs::write(w.sshd().client_key().with_file_name("authorized_keys"), "").unwrap();
-    let user = User::new(&w);
+    let user = User::with(&w, "Host *\n  PreferredAuthentications password\n");
     let anonymous = |words: &[&str]| {
         let mut command = user.home.command(ARCSSH);
         command.args(words);
@@ -478,7 +485,7 @@ fn a_certificate_of_entra_id_logs_in_without_a_host_entry() {
 #[test]
 fn a_certificate_of_the_users_authority_logs_in() {
     let w = lab(&["web01"]);
-    let user = User::new(&w);
+    let user = User::with(&w, "Host *\n  PreferredAuthentications password\n");
     let me = whoami();
     let script = format!(
         "ssh-keygen -qN '' -f ca && ssh-keygen -qN '' -f key && ssh-keygen -q -s ca -I me -n {me} key.pub"

@@ -73,7 +73,8 @@ async fn prepare(args: &ForwardArgs) -> Result<Vec<Forward>> {
         verified.map_err(|error| error.during(Context::connecting(target.clone())))?;
         forwards.push(Forward { destination, listener });
     }
-    if args.bind.is_some_and(|address| !address.is_loopback()) {
+    let has_port = forwards.iter().any(|forward| forward.listener.socket().is_none());
+    if has_port && args.bind.is_some_and(|address| !address.is_loopback()) {
         note("warning: other computers can connect to these ports too");
     }
     Ok(forwards)
