@@ -80,7 +80,9 @@ pub(crate) fn check(text: &str, only: Option<&str>) -> Result<Vec<Remark>, SshEr
     remarks.extend(keys.into_iter().filter_map(|(file, alias)| remark_on_key(alias, &file)));
     let remark = |((file, key), alias): ((String, Option<String>), String)| {
         let identity = key.as_deref().and_then(local);
-        let problem = certificate_file::check(&local(&file)?, identity.as_deref()).err()?;
+        let path = local(&file)?;
+        let problem = certificate_file::check(&path, identity.as_deref()).err()?;
+        let file = shown(&file, &path);
         Some(Remark::CertificateFile { alias, file, cause: problem.cause().to_owned() })
     };
     remarks.extend(certificates.into_iter().filter_map(remark));
@@ -135,21 +137,24 @@ fn is_arcssh(program: &Path) -> Result<(), String> {
 fn local(value: &str) -> Option<PathBuf> {
     let has_token = value.split("%%").any(|part| part.contains('%')) || value.contains("${");
     let is_path = !has_token && !value.eq_ignore_ascii_case("none");
-    is_path.then(|| home::expanded(Path::new(&value.replace("%%", "%"))))
+    let path = is_path.then(|| home::expanded(Path::new(&value.replace("%%", "%"))));
+    path.filter(|path| !path.to_string_lossy().starts_with('~'))
+}
+
+/// Returns the file of a host entry as a message names it. ssh looks for a relative path in its own directory.
+fn shown(value: &str, path: &Path) -> String {
+    let file = value.replace("%%", "%");
+    if path.is_absolute() { file } else { format!("{file} in the current directory") }
 }
 
 /// Checks the `IdentityFile` of a host entry.
 fn remark_on_key(alias: String, value: &str) -> Option<Remark> {
-    let (path, file) = (local(value)?, value.replace("%%", "%"));
-    match (path.exists(), path.is_absolute()) {
-        (true, _) => {
-            let mode = exposed_key(&path)?;
-            Some(Remark::ExposedKey { alias, file: path.display().to_string(), mode })
-        }
-        (false, true) => Some(Remark::NoKey { alias, file }),
-        (false, false) if file.starts_with('~') => None,
-        (false, false) => Some(Remark::NoKey { alias, file: format!("{file} in the current directory") }),
+    let path = local(value)?;
+    if !path.exists() {
+        return Some(Remark::NoKey { alias, file: shown(value, &path) });
     }
+    let mode = exposed_key(&path)?;
+    Some(Remark::ExposedKey { alias, file: path.display().to_string(), mode })
 }
 
 /// Returns the mode of a private key that ssh ignores: one of this user that others can access (authfile.c,

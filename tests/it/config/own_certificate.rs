@@ -141,3 +141,18 @@ fn an_adopted_entry_keeps_a_certificate_that_az_did_not_create() {
         assert!(text(&w).contains(&line), "{}", text(&w));
     }
 }
+
+#[test]
+fn a_message_names_a_missing_certificate_as_the_user_typed_it() {
+    let w = lab(&["web01"]);
+    fs::remove_file(w.configuration()).unwrap();
+    for (file, named) in [
+        ("/none/100%-cert.pub", "/none/100%-cert.pub"),
+        ("100%-cert.pub", "100%-cert.pub in the current directory"),
+        ("~/none-cert.pub", "~/none-cert.pub"),
+    ] {
+        let notes = succeed(config(&w, &["web01", "--certificate-file", file]));
+        let expected = format!("names the certificate {named}, which does not exist");
+        assert!(notes.contains(&expected), "{notes}");
+    }
+}
