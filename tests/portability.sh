@@ -46,8 +46,10 @@ in_namespaces() {
     # commands with SIGINT and SIGQUIT ignored.
     as_root env --default-signal=INT,QUIT unshare --mount --pid --fork --kill-child --mount-proc "$@" &
     child=$!
-    wait "$child"
+    status=0
+    wait "$child" || status=$?
     child=
+    return $status
 }
 
 # Runs the demo with another arcssh: demo PROGRAM
