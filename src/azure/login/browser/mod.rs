@@ -94,8 +94,9 @@ impl SignIn<'_> {
         open(&url, &format!("http://127.0.0.1:{}{path}", loopback.port()));
         let pending = Pending::new(loopback.port(), url, path, &state);
         let code = timeout(SIGN_IN_TIMEOUT, pending.wait(&loopback, pasted, note)).await;
-        let code =
-            code.with_context(|| format!("no response came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
+        let code = code
+            .ok()
+            .with_context(|| format!("no response came within {} s", SIGN_IN_TIMEOUT.as_secs()))??;
         let scope = self.scope();
         let mut form = vec![
             ("grant_type", "authorization_code"),
