@@ -65,7 +65,9 @@ fn every_option_of_the_proxy_is_in_the_manual_with_its_help_and_its_variable() {
 
 #[test]
 fn every_environment_variable_is_in_the_manual() {
-    let source = text_of("src");
+    // This file has parts of the names of variables whose values it hides.
+    let hidden = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/commands/doctor/redaction.rs");
+    let source = text_of("src").replace(&fs::read_to_string(hidden).unwrap(), "");
     let is_name = |word: &&str| {
         let plain = |c: char| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit();
         word.contains('_') && !word.starts_with('_') && word.chars().all(plain)
