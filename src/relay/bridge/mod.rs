@@ -25,6 +25,8 @@ use crate::relay::websocket::{Event, ReadError, WebSocket};
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time for which the bridge reads after a failed write: a Close frame that arrives contains the reason.
 const CLOSE_FRAME_TIMEOUT: Duration = Duration::from_secs(3);
+/// The time limit for the first input if the machine has closed the connection before it.
+const FIRST_INPUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time limit for closing: sending the input that was read and the Close frame, and writing the received output.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The number of messages in one direction before the bridge polls the other.
@@ -92,6 +94,7 @@ where
         end = poll_fn(|cx| bridge.poll(cx)) => end,
         end = stop => end,
     };
+    bridge.read_first_input().await;
     debug!(?end, "closing the bridge");
     let close = timeout(CLOSE_TIMEOUT, bridge.close()).await;
     trace!(complete = close.is_ok(), "closed the bridge");
@@ -294,6 +297,20 @@ where
                 Some(BridgeEnd::Broken(BridgeError::Violation { relay: self.host.clone(), violation }))
             }
         }
+    }
+
+    /// Waits for the client's first bytes if the machine has closed the connection before them: they show whether it is ssh.
+    async fn read_first_input(&mut self) {
+        let is_unknown = self.greeting.is_some() && self.relay.is_input_ssh().is_none();
+        if !(is_unknown && self.closed && self.input_open) {
+            return;
+        }
+        let first = poll_fn(|cx| {
+            let has_failed = matches!(self.poll_upstream(cx), Poll::Ready(Err(_)));
+            let is_known = has_failed || self.relay.is_input_ssh().is_some() || !self.input_open;
+            if is_known { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = timeout(FIRST_INPUT_TIMEOUT, first).await;
     }
 
     /// Returns why ssh received no identification of an SSH server.

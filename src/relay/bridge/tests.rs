@@ -725,3 +725,18 @@ async fn many_empty_fragments_do_not_block_input() {
     bridge.abort();
     flood.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_closes_before_the_first_input_is_reported_to_ssh_only() {
+    for (input, is_reported) in
+        [(&b"SSH-2.0-client\r\n"[..], true), (b"GET / HTTP/1.1\r\n", false), (b"", false)]
+    {
+        let mut b = unstopped().await;
+        b.close_with(1000).await;
+        tokio::time::sleep(FIRST_INPUT_TIMEOUT / 2).await;
+        b.ssh_writes.write_all(input).await.unwrap();
+        let end = b.bridge.await.unwrap();
+        let reported = matches!(end, BridgeEnd::Broken(BridgeError::NotSsh(NotSsh::Closed)));
+        assert_eq!(reported, is_reported, "{input:?}: {end:?}");
+    }
+}
