@@ -244,9 +244,9 @@ install_cargo_tools() {
 
 # Installs a program of crates.io, unless there is one: install_cargo_program NAME VERSION [OPTION]
 install_cargo_program() {
-    command -v "$1" >/dev/null && return 0
+    tests/cargo.sh "${1#cargo-}" --version >/dev/null 2>&1 && return 0
     say "installing $1, once, which takes some minutes"
-    cargo install --locked --version "$2" ${3:-} "$1"
+    tests/cargo.sh install --locked --version "$2" ${3:-} "$1"
 }
 
 # sshd of root requires this directory, sshd of an ordinary user does not (OpenSSH, sshd.c: privsep_chroot). On Debian the
@@ -275,11 +275,14 @@ else
     fail "missing: $packages (Debian's names of the packages)" "install these packages with your system's package manager"
 fi
 case $1 in
+demo | playground | session | test | bench | suite-openssh | suite-clients | portability-windows | portability-static | \
+    portability-arm) make_privilege_separation_directory ;;
+esac
+case $1 in
 check) install_cargo_tools ;;
+test) install_cargo_program cargo-nextest 0.9.143 ;;
 package)
     install_cargo_program cargo-auditable 0.7.7
     install_cargo_program cargo-cyclonedx 0.5.9
     ;;
-demo | playground | session | test | bench | suite-openssh | suite-clients | portability-windows | portability-static | \
-    portability-arm) make_privilege_separation_directory ;;
 esac

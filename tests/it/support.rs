@@ -2,7 +2,7 @@
 //! limit.
 
 use std::fs;
-use std::io::{Read, Write, stderr};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -350,11 +350,13 @@ pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) 
     port
 }
 
-/// Prints that a test is skipped, and why. libtest captures the output of `print` macros, but not this line.
+/// Notes that a test is skipped, and why. `make test` prints the notes at the end.
 pub(crate) fn skipped(reason: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test").to_owned();
-    let _ = writeln!(stderr(), "skipped: {test}: {}", reason.trim());
+    let notes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
+    let mut notes = fs::File::options().create(true).append(true).open(notes).unwrap();
+    notes.write_all(format!("skipped: {test}: {}\n", reason.trim()).as_bytes()).unwrap();
 }
 
 /// Returns whether this machine allows `probe`. If the system denies it, prints the test's name and the system's
