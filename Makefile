@@ -37,16 +37,17 @@ screens: ## Record docs/SCREENS.md: the screens of every command
 	$(CARGO) build --locked $(PROGRAMS)
 	SCREENS_PAGE='$(CURDIR)/docs/SCREENS.md' $(CARGO) test --locked --test it -- screens::
 
-SKIPPED = $(TARGET)/tmp/skipped
+# The tests add a line for each test that this machine does not allow.
+SKIPPED = $(abspath $(TARGET))/skipped
 
 # One of the tests runs `make demo`, within a time limit: the build must be done by then. ssh rejects files that others may
-# write, and the tests write some. The tests note in SKIPPED what this machine does not allow.
+# write, and the tests write some.
 test: ## Run all tests, with the system's own ssh and sshd
 	@tests/tools.sh test
 	$(CARGO) build --locked $(PROGRAMS)
 	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory bench-check; fi
 	@rm -f '$(SKIPPED)'
-	umask 022 && $(CARGO) nextest run --locked --workspace; status=$$?; cat '$(SKIPPED)' 2>/dev/null; exit $$status
+	umask 022 && SKIPPED='$(SKIPPED)' $(CARGO) nextest run --locked --workspace; status=$$?; cat '$(SKIPPED)' 2>/dev/null; exit $$status
 
 check: ## Check format, lints, wording, and the dependencies' licences and sources
 	@tests/tools.sh check

@@ -27,6 +27,6 @@ if [ "$(id -un)" = root ] && [ "$user" != root ] && [ -n "$(find . -prune -user 
     exec sudo -u "$user" -H env PATH="$PATH" ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} \
         ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} ${CARGO_HOME:+"CARGO_HOME=$CARGO_HOME"} \
         ${CARGO_TERM_COLOR:+"CARGO_TERM_COLOR=$CARGO_TERM_COLOR"} ${SSL_CERT_FILE:+"SSL_CERT_FILE=$SSL_CERT_FILE"} \
-        ${https_proxy:+"https_proxy=$https_proxy"} ${no_proxy:+"no_proxy=$no_proxy"} cargo "$@"
+        ${https_proxy:+"https_proxy=$https_proxy"} ${no_proxy:+"no_proxy=$no_proxy"} ${SKIPPED:+"SKIPPED=$SKIPPED"} cargo "$@"
 fi
 exec cargo "$@"

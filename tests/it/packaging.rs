@@ -245,3 +245,16 @@ fn the_manifests_have_the_version_and_all_hashes() {
         assert!(stderr.contains(&format!("has no SHA-256 hash of {}", name)), "{stderr}");
     }
 }
+
+/// The release takes its notes from the change log.
+#[test]
+fn the_readme_and_the_change_log_have_the_version() {
+    let file = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let readme = file("README.md");
+    for name in [format!("arcssh_{version}_amd64.deb"), format!("arcssh-{version}-1.x86_64.rpm")] {
+        assert!(readme.contains(&format!("./{name}`")), "{name}");
+    }
+    let heading = format!("## {version} - ");
+    assert!(file("CHANGELOG.md").lines().any(|line| line.starts_with(&heading)), "{heading}");
+}

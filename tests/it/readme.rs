@@ -69,7 +69,7 @@ fn every_make_target_of_the_readme_exists() {
     let script = include_str!("../../.ci/run");
     assert!(script.contains("\nmake install") && script.trim_end().ends_with("\nmake test"));
     let test = run(&mut make(&["--dry-run", "test"]));
-    assert!(String::from_utf8(test.stdout).unwrap().contains("cargo.sh test --locked --workspace"));
+    assert!(String::from_utf8(test.stdout).unwrap().contains("cargo.sh nextest run --locked --workspace"));
 }
 
 /// In the order of the README. From `--entra` on there is no key, so that only the certificate can log in.

@@ -2,7 +2,7 @@
 //! limit.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Write, stderr};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -350,13 +350,21 @@ pub(crate) fn service(serve: impl Fn(TcpStream) + Send + Sync + Copy + 'static) 
     port
 }
 
-/// Notes that a test is skipped, and why. `make test` prints the notes at the end.
+/// Prints that a test is skipped, and why. The test runner hides the output of a test that passes, so this also adds the line to
+/// the file `SKIPPED`, which `make test` prints.
 pub(crate) fn skipped(reason: &str) {
     let thread = thread::current();
-    let test = thread.name().unwrap_or("a test").to_owned();
-    let notes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
-    let mut notes = fs::File::options().create(true).append(true).open(notes).unwrap();
-    notes.write_all(format!("skipped: {test}: {}\n", reason.trim()).as_bytes()).unwrap();
+    let line = format!("skipped: {}: {}\n", thread.name().unwrap_or("a test"), reason.trim());
+    let _ = stderr().write_all(line.as_bytes());
+    if let Some(notes) = std::env::var_os("SKIPPED") {
+        fs::File::options()
+            .create(true)
+            .append(true)
+            .open(notes)
+            .unwrap()
+            .write_all(line.as_bytes())
+            .unwrap();
+    }
 }
 
 /// Returns whether this machine allows `probe`. If the system denies it, prints the test's name and the system's
