@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{Run, allowed, run, script, skipped};
+use crate::support::{Run, allowed, ended, run, script, skipped};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -331,7 +331,7 @@ fn the_quick_start_works_in_a_terminal_without_touching_the_real_home() {
     let database = "python3 -c 'import os,pwd; print(pwd.getpwuid(os.getuid()).pw_dir, \"is home\")'";
     terminal.type_until(database, &format!("\n{home} is home\n"));
     terminal.type_until("exit", "");
-    assert!(terminal.script.wait().unwrap().success(), "{}", terminal.shown());
+    assert!(ended(&mut terminal.script).success(), "{}", terminal.shown());
     assert!(!Path::new(&home).exists(), "the playground left its home");
     assert_eq!(real_home(), prefix);
 }

@@ -17,8 +17,8 @@ use std::time::Instant;
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, Run, eventually, finish, lab, lab_with, may_become, on_a_terminal, program_at, run,
-    script,
+    ARCSSH, LIMIT, Lab, Run, ended, eventually, finish, lab, lab_with, may_become, on_a_terminal, program_at,
+    run, script,
 };
 
 /// An empty home directory.
@@ -630,7 +630,7 @@ fn a_killed_writer_leaves_the_old_file_or_the_new_one() {
         // From the start of a run until after its end.
         thread::sleep(duration * n as u32 / 40);
         arcssh.kill().unwrap();
-        arcssh.wait().unwrap();
+        ended(&mut arcssh);
         assert!(states.contains(&home.text()), "after {n} of 40 parts of {duration:?}");
     }
     assert_eq!(state("1"), states[0], "the next run succeeds");

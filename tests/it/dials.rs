@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::proxies::Tinyproxy;
 use crate::store::{GREETING, greeter, start};
-use crate::support::{LIMIT, Lab, eventually, finish, lab, service};
+use crate::support::{LIMIT, Lab, Limited, accept, eventually, finish, lab, service};
 
 /// A lab with cached credentials, and the port of a service that sends [`GREETING`].
 fn warm_lab() -> (Lab, u16) {
@@ -199,12 +199,12 @@ fn silent_tcp_is_retried() {
     let address = listener.local_addr().unwrap();
     let _queued = TcpStream::connect(address).unwrap();
     let mut arcssh = start(with_relay_info(&w, Some(address.port())));
-    let mut log = BufReader::new(arcssh.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut log = BufReader::new(Limited(arcssh.stderr.take().unwrap())).lines().map(Result::unwrap);
     let retry = log.find(|line| line.contains("; retrying in")).unwrap();
     assert!(retry.contains(&format!("cannot reach {address}: {RETRY}")), "{retry}");
     let rest = thread::spawn(move || log.collect::<Vec<_>>());
-    drop(listener.accept().unwrap());
-    forward(listener.accept().unwrap().0, relay_address(&w));
+    drop(accept(&listener));
+    forward(accept(&listener), relay_address(&w));
     assert_connects(arcssh, "");
     rest.join().unwrap();
 }

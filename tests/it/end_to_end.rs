@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arcssh_emulator::Service;
 
-use crate::support::{Lab, eventually, finish, free_port, lab, noise, run, run_with_input};
+use crate::support::{Lab, ended, eventually, finish, free_port, lab, noise, run, run_with_input};
 
 const MIB: usize = 1 << 20;
 /// Size of a large transfer.
@@ -216,7 +216,7 @@ fn a_signal_to_the_group_of_an_ended_job_does_not_end_a_connection_in_the_backgr
         ssh.args(["-S", "./c"]).args(options).args(["web01", "true"]).stdin(Stdio::null());
         let mut job = ssh.process_group(0).spawn().unwrap();
         let group = rustix::process::Pid::from_raw(job.id().cast_signed()).unwrap();
-        assert!(job.wait().unwrap().success());
+        assert!(ended(&mut job).success());
         let is_empty = || rustix::process::test_kill_process_group(group).is_err();
         assert!(eventually(Duration::from_secs(30), is_empty), "{options:?}");
         assert_eq!(run(w.ssh().args(["-S", "./c", "web01", "echo reached"])).clean(), "reached\n");
@@ -280,7 +280,7 @@ fn connect(port: u16) -> TcpStream {
         eventually(Duration::from_secs(30), || TcpStream::connect(("127.0.0.1", port)).is_ok()),
         "ssh does not listen"
     );
-    TcpStream::connect(("127.0.0.1", port)).unwrap()
+    crate::support::connect(port)
 }
 
 fn echo(port: u16, bytes: &[u8]) -> Vec<u8> {
@@ -297,7 +297,7 @@ fn read_exactly(connection: &mut TcpStream, length: usize) -> Vec<u8> {
 
 fn terminate(ssh: &mut Child) {
     crate::support::signal(ssh.id(), "TERM");
-    ssh.wait().unwrap();
+    ended(ssh);
 }
 
 #[test]

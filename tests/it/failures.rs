@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arcssh_emulator::{ArmCall, ArmFault, EntraFault, RelayFault, Role, SUBSCRIPTION, Service};
 
-use crate::support::{Lab, closed_port, lab, lab_with, run, run_arcssh, signal};
+use crate::support::{Lab, Limited, closed_port, ended, lab, lab_with, run, run_arcssh, signal};
 
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
 const AGENT: &str = "arcssh: hint: check that the machine is on and its Arc agent is connected: on the machine, run azcmagent show";
@@ -360,12 +360,12 @@ fn an_interrupted_wait_for_a_disconnected_machine_is_stored_with_the_status() {
     let w = lab(&["web01"]);
     w.emulator().machine("web01").set_online(false);
     let mut proxy = w.proxy("web01").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
+    let mut lines = BufReader::new(Limited(proxy.stderr.take().unwrap())).lines();
     assert!(
         lines.any(|line| line.unwrap().starts_with("arcssh: Azure reports web01 as Disconnected since "))
     );
     signal(proxy.id(), "HUP");
-    assert_eq!(proxy.wait().unwrap().code(), Some(129));
+    assert_eq!(ended(&mut proxy).code(), Some(129));
     let last = run(&mut w.arcssh(&["last"])).clean();
     assert!(last.contains("; Azure reports the machine as Disconnected since "), "{last}");
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{RelayFault, SenderEnd};
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, eventually, finish, lab, lab_with, noise, run, run_with_input, script, service,
-    signal,
+    ARCSSH, LIMIT, Lab, Limited, accept, ended, eventually, finish, lab, lab_with, noise, run,
+    run_with_input, script, service, signal,
 };
 
 const MIB: usize = 1 << 20;
@@ -106,7 +106,7 @@ fn a_relay_that_reads_nothing_blocks_the_input() {
     let machine = TcpListener::bind("127.0.0.1:0").unwrap();
     w.emulator().relay_fault(RelayFault::blocked_reader().always());
     let mut arcssh = Running::start(&mut w.proxy_to(machine.local_addr().unwrap().port()));
-    let (connection, _) = machine.accept().unwrap();
+    let connection = accept(&machine);
     let written = arcssh.feed(64 * MIB);
     assert!(eventually(Duration::from_secs(20), || written.load(Ordering::SeqCst) > 0));
     wait_until_stable(&written);
@@ -226,7 +226,7 @@ fn a_killed_ssh_ends_the_wait_for_a_listener() {
     let mut ssh = w.ssh().args(["web01", "true"]).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(SOON, || not_found_responses(&w) > 0));
     signal(ssh.id(), "KILL");
-    ssh.wait().unwrap();
+    ended(&mut ssh);
     assert!(eventually(SOON, || w.survivors().is_empty()), "{:?}", w.survivors());
 }
 
@@ -236,7 +236,7 @@ fn a_killed_ssh_ends_the_session() {
     let mut ssh = w.ssh().args(["web01", "cat"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(SOON, || w.emulator().open_connections() == 1));
     signal(ssh.id(), "KILL");
-    ssh.wait().unwrap();
+    ended(&mut ssh);
     let all_closed = || w.survivors().is_empty() && w.emulator().open_connections() == 0;
     // The bridge would wait 5 s for output after the end of input.
     assert!(eventually(Duration::from_secs(4), all_closed), "{:?}", w.survivors());
@@ -275,9 +275,9 @@ fn one_socket_works_as_input_and_output() {
     drop(proxy); // holds a copy of the socket
     local.write_all(b"hello").unwrap();
     let mut answer = Vec::new();
-    local.read_to_end(&mut answer).unwrap();
+    Limited(local).read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"HELLO");
-    assert!(arcssh.wait().unwrap().success());
+    assert!(ended(&mut arcssh).success());
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn inherited_files_stay_blocking() {
     arcssh.child.stdin.as_mut().unwrap().write_all(b"hello").unwrap();
     assert_eq!(arcssh.read(5), b"HELLO");
     let mut after = String::new();
-    arcssh.child.stdout.as_mut().unwrap().read_to_string(&mut after).unwrap();
+    Limited(arcssh.child.stdout.as_mut().unwrap()).read_to_string(&mut after).unwrap();
     assert_eq!(nonblocking(&after), [false, false], "after the session: {after}");
     assert_eq!(arcssh.end_soon().0, Some(0));
 }
@@ -504,7 +504,7 @@ fn a_closed_output_ends_a_session_with_a_blocked_relay() {
         let machine = TcpListener::bind("127.0.0.1:0").unwrap();
         w.emulator().relay_fault(RelayFault::blocked_reader().always());
         let mut arcssh = Running::start(&mut w.proxy_to(machine.local_addr().unwrap().port()));
-        let (connection, _) = machine.accept().unwrap();
+        let connection = accept(&machine);
         let mut stdin = arcssh.child.stdin.take();
         if input_ends {
             stdin = None;
@@ -528,7 +528,7 @@ fn a_closed_socket_ends_a_session_with_a_blocked_relay() {
     proxy.stdin(Stdio::piped()).stdout(OwnedFd::from(remote)).stderr(Stdio::piped());
     let arcssh = Running { child: proxy.spawn().unwrap() };
     drop(proxy); // holds a copy of the socket
-    let (connection, _) = machine.accept().unwrap();
+    let connection = accept(&machine);
     local.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(eventually(SOON, || w.emulator().open_connections() == 1));
     drop(local);
@@ -549,9 +549,9 @@ fn a_closed_terminal_ends_the_session() {
     let mut script = w.command("script");
     script.args(["-q", "-e", "-c", &line, "/dev/null"]);
     let mut terminal = Running::start(&mut script);
-    let (connection, _) = machine.accept().unwrap();
+    let connection = accept(&machine);
     signal(terminal.id(), "KILL");
-    terminal.child.wait().unwrap();
+    ended(&mut terminal.child);
     assert!(eventually(SOON, || w.survivors().is_empty()), "{:?}", w.survivors());
     drop(connection);
 }
@@ -630,7 +630,7 @@ fn peak_memory(process: u32) -> usize {
 
 /// Number of context switches of a process. /proc/PID/io would show the bytes that arcssh read, but only to root:
 /// arcssh is not dumpable (proc(5)).
-fn times_scheduled(process: u32) -> usize {
+pub(crate) fn times_scheduled(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let counts = status.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
     counts.map(|line| line.split_whitespace().last().unwrap().parse::<usize>().unwrap()).sum()
@@ -642,7 +642,7 @@ fn wait_until_stable(counter: &AtomicUsize) {
 
 /// Waits until the number is unchanged for a second.
 #[track_caller]
-fn wait_until_unchanged(number: impl Fn() -> usize) {
+pub(crate) fn wait_until_unchanged(number: impl Fn() -> usize) {
     let last = std::cell::Cell::new((number(), Instant::now()));
     let rests = || {
         if number() != last.get().0 {
@@ -671,7 +671,7 @@ impl Running {
     /// Reads this many bytes of its output.
     fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        self.child.stdout.as_mut().unwrap().read_exact(&mut bytes).unwrap();
+        Limited(self.child.stdout.as_mut().unwrap()).read_exact(&mut bytes).unwrap();
         bytes
     }
 

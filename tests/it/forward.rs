@@ -1,7 +1,7 @@
 //! `arcssh forward`: local ports for clients without a `ProxyCommand`.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,9 @@ use arcssh_emulator::RelayFault;
 use serde_json::{Value, json};
 
 use crate::interruption::Terminal;
-use crate::support::{ARCSSH, LIMIT, Lab, eventually, free_port, lab, lab_with, noise, run, service, signal};
+use crate::support::{
+    ARCSSH, LIMIT, Lab, connect, ended, eventually, free_port, lab, lab_with, noise, run, service, signal,
+};
 
 /// A running `arcssh forward`, with the lines that it has printed.
 struct Forwarder {
@@ -81,14 +83,14 @@ impl Forwarder {
     }
 
     fn connect(&self) -> TcpStream {
-        TcpStream::connect(("127.0.0.1", self.port(0))).unwrap()
+        connect(self.port(0))
     }
 
     /// Sends a signal, and returns the exit status.
     #[track_caller]
     fn end(mut self, name: &str) -> (Option<i32>, Self) {
         signal(self.arcssh.id(), name);
-        let status = self.arcssh.wait().unwrap().code();
+        let status = ended(&mut self.arcssh).code();
         let is_read = |lines: &Arc<_>| Arc::strong_count(lines) == 1;
         assert!(eventually(LIMIT, || is_read(&self.stdout) && is_read(&self.stderr)));
         (status, self)
@@ -190,7 +192,10 @@ fn connected(mut client: TcpStream) -> TcpStream {
 
 /// Reads until the server closes the connection. A reset has the same meaning.
 fn is_closed(client: &mut TcpStream) -> bool {
-    !matches!(client.read(&mut [0]), Ok(1))
+    match client.read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the connection is still open"),
+        read => !matches!(read, Ok(1)),
+    }
 }
 
 #[test]
@@ -250,7 +255,7 @@ fn curl_reaches_windows_admin_center() {
     assert!(text.contains("TLSv1.3"), "{text}{}", page.stderr);
     forwarder.interrupt();
     server.kill().unwrap();
-    server.wait().unwrap();
+    ended(&mut server);
 }
 
 #[test]
@@ -384,10 +389,7 @@ fn each_machine_has_its_own_port() {
     assert_eq!(forwarder.port(0), port);
     for (number, answer) in ["I am web01", "I am db01"].into_iter().enumerate() {
         let mut received = String::new();
-        TcpStream::connect(("127.0.0.1", forwarder.port(number)))
-            .unwrap()
-            .read_to_string(&mut received)
-            .unwrap();
+        connect(forwarder.port(number)).read_to_string(&mut received).unwrap();
         assert_eq!(received, answer);
     }
     forwarder.interrupt();
@@ -666,11 +668,11 @@ fn a_terminal_shows_a_line_for_each_connection_and_the_totals() {
     let ipv6 = if crate::support::has_ipv6() { format!(" and [::1]:{port}") } else { String::new() };
     let listens = port_option(&w, option.trim_start_matches("--port=").parse().unwrap());
     shows(&format!("web01:{} at 127.0.0.1:{port}{ipv6}\n", listens.trim_start_matches("--port=")));
-    drop(connected(TcpStream::connect(("127.0.0.1", port)).unwrap()));
+    drop(connected(connect(port)));
     shows(": 1 bytes sent, 1 received, ");
     w.emulator().machine("web01").set_online(false);
     for _ in 0..2 {
-        assert!(is_closed(&mut TcpStream::connect(("127.0.0.1", port)).unwrap()));
+        assert!(is_closed(&mut connect(port)));
     }
     let failed = "cannot connect to web01: the machine's Arc agent is not connected to the relay";
     assert!(eventually(LIMIT, || terminal.shown().matches(failed).count() == 2), "{}", terminal.shown());
@@ -687,11 +689,11 @@ fn signals_end_all_connections() {
     for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let w = lab(&["web01"]);
         let forwarder = Forwarder::json(&w, &["web01=./socket", "web01", &port_option(&w, echo())]);
-        let mut client = TcpStream::connect(("127.0.0.1", forwarder.port(1))).unwrap();
+        let mut client = connect(forwarder.port(1));
         client = connected(client);
         // This one is still dialling.
         w.emulator().relay_fault(RelayFault::silent_handshake());
-        let mut dialling = TcpStream::connect(("127.0.0.1", forwarder.port(1))).unwrap();
+        let mut dialling = connect(forwarder.port(1));
         assert!(eventually(LIMIT, || w.dialled().len() == 2));
         let (ended, forwarder) = forwarder.end(name);
         assert_eq!(ended, Some(status), "{:?}", forwarder.stderr());

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, Run, eventually, free_port, lab, run, run_with_input, service, skipped,
+    ARCSSH, LIMIT, Lab, Run, connect, eventually, free_port, lab, run, run_with_input, service, skipped,
 };
 
 const PENALTY: &str = "Not allowed at this time\r\n";
@@ -79,7 +79,7 @@ impl Daemon {
     }
 
     fn connect(&self) -> TcpStream {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap()
+        connect(self.port)
     }
 
     /// Reads the first line of a new connection from the address of the agent, and closes it.

@@ -11,7 +11,7 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, JOB_TOKEN, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, Lab, Run, eventually, finish, lab, lab_with, run, script, terminal};
+use crate::support::{ARCSSH, Lab, Limited, Run, eventually, finish, lab, lab_with, run, script, terminal};
 
 const SIGN_IN: &str = "arcssh: hint: sign in: arcssh login";
 const SERVICE_PRINCIPAL: &str = "arcssh: hint: check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset them and run: arcssh login";
@@ -326,7 +326,7 @@ fn waiting_processes_share_one_failed_call_of_a_program() {
     let mut proxies: Vec<Child> = (0..10).map(|_| proxy()).collect();
     for proxy in &mut proxies {
         let mut line = [0; 24];
-        proxy.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        Limited(proxy.stdout.as_mut().unwrap()).read_exact(&mut line).unwrap();
         assert_eq!(&line, b"arcssh: waiting for the ");
     }
     fs::write(w.home().join("go"), "").unwrap();

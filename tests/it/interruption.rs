@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault};
 
-use crate::support::{ARCSSH, LIMIT, Lab, eventually, finish, lab, script, signal, terminal};
+use crate::support::{ARCSSH, LIMIT, Lab, ended, eventually, finish, lab, script, signal, terminal};
 
 /// A command on a pseudo-terminal.
 pub(crate) struct Terminal {
@@ -52,7 +52,7 @@ impl Terminal {
 
     /// Waits for the end. Returns the status and the screen.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
-        let status = self.script.wait().unwrap();
+        let status = ended(&mut self.script);
         // script(1) has written everything to the pipe, and the thread reads up to its end.
         assert!(eventually(LIMIT, || Arc::strong_count(&self.shown) == 1));
         (status.code(), self.shown())

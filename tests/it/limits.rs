@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::sign_in::sign_in_without_browser;
-use crate::support::{ARCSSH, Lab, Run, lab, program_at, run};
+use crate::support::{ARCSSH, Lab, Limited, Run, ended, lab, program_at, run};
 
 const RAISE: &str = "arcssh: hint: raise the limit of file descriptors in this shell: ulimit -n 1024";
 /// A user without privileges. Limits of processes do not apply to root (setrlimit(2)).
@@ -128,17 +128,17 @@ fn a_proxy_command_works_without_another_thread() {
         limited.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
     }
     let (input, _open) = std::io::pipe().unwrap();
-    let (mut banner, output) = std::io::pipe().unwrap();
+    let (banner, output) = std::io::pipe().unwrap();
     for pipe in [input.as_fd(), output.as_fd()] {
         rustix::fs::fchmod(pipe, rustix::fs::Mode::from_raw_mode(0o666)).unwrap();
     }
     let mut arcssh = limited.env("SSL_CERT_FILE", &authority).stdin(input).stdout(output).spawn().unwrap();
     drop(limited);
     let mut start = [0; 8];
-    banner.read_exact(&mut start).unwrap();
+    Limited(&banner).read_exact(&mut start).unwrap();
     assert_eq!(&start, b"SSH-2.0-");
     arcssh.kill().unwrap();
-    arcssh.wait().unwrap();
+    ended(&mut arcssh);
 }
 
 /// A user whose only process is this one, so that the limit counts no other.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{ARCSSH, LIMIT, Run, eventually, lab, run, service};
+use crate::support::{ARCSSH, LIMIT, Run, ended, eventually, lab, run, service};
 
 /// Runs a program without capabilities: root's capabilities would bypass the protection.
 fn without_capabilities(mut command: Command, program: &str) -> Command {
@@ -59,7 +59,7 @@ fn other_processes_cannot_read_the_memory_of_a_connection() {
     let attached = run(python.args(["-c", attach, &proxy.id().to_string()]));
     assert_eq!(attached.code, Some(0), "a debugger attached: {}", attached.stderr);
     drop(proxy.stdin.take());
-    assert_eq!(proxy.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut proxy).code(), Some(0));
 }
 
 /// The user's own programs stay dumpable: some read files of `/proc` that require it (proc(5)).

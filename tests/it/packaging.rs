@@ -91,8 +91,8 @@ impl Release {
 
 impl Drop for Release {
     fn drop(&mut self) {
-        drop(self.server.stdin.take());
-        self.server.wait().unwrap();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,8 @@ use std::thread;
 use crate::config::Home;
 use crate::ssh::User;
 use crate::support::{
-    ARCSSH, LIMIT, eventually, finish, free_port, lab, run, script, service, signal, skipped, terminal,
+    ARCSSH, LIMIT, Limited, connect, ended, eventually, finish, free_port, lab, run, script, service, signal,
+    skipped, terminal,
 };
 
 /// A program, by its name in version 2 or 3 of FreeRDP, if it is installed.
@@ -80,7 +82,7 @@ struct Running(Child);
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
-        self.0.wait().unwrap();
+        let _ = self.0.wait();
     }
 }
 
@@ -98,8 +100,8 @@ fn display(home: &Home<'_>) -> Option<(Running, String)> {
 }
 
 /// Reads a stream up to a text.
-fn read_to(stream: &mut impl Read, end: &str) -> String {
-    let mut text = Vec::new();
+fn read_to(stream: impl Read + AsFd, end: &str) -> String {
+    let (mut stream, mut text) = (Limited(stream), Vec::new());
     while !text.ends_with(end.as_bytes()) {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&text)));
@@ -189,10 +191,10 @@ fn a_file_for_another_client_is_written_and_a_signal_ends_the_tunnel() {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let address: SocketAddr = address.parse().unwrap();
         let mut greeting = [0; 7];
-        TcpStream::connect(address).unwrap().read_exact(&mut greeting).unwrap();
+        connect(address.port()).read_exact(&mut greeting).unwrap();
         assert_eq!(&greeting, b"desktop");
         signal(child.id(), name);
-        child.wait().unwrap();
+        ended(&mut child);
         assert!(eventually(LIMIT, || TcpStream::connect(address).is_err()), "{name}");
     }
     fs::write(&file, "full address:s:win.example.com\r\n").unwrap();
@@ -221,7 +223,7 @@ fn without_a_client_the_address_is_shown() {
     assert!(shown.starts_with("arcssh: no client is installed: "), "{shown}");
     assert!(shown.contains("\narcssh: the desktop of web01 is at 127.0.0.1:"), "{shown}");
     signal(child.id(), "TERM");
-    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(ended(&mut child).code(), Some(143));
 }
 
 #[test]

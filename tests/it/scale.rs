@@ -8,7 +8,7 @@ use std::process::Stdio;
 use arcssh_emulator::{Builder, Machine};
 
 use crate::config::Home;
-use crate::support::{ARCSSH, Lab, Run, lab_with, run, script, terminal};
+use crate::support::{ARCSSH, Lab, Limited, Run, ended, lab_with, run, script, terminal};
 
 fn machines(count: usize) -> Lab {
     let add = |builder: Builder, n| builder.machine(Machine::new(&format!("web{n:03}")));
@@ -51,7 +51,7 @@ fn the_number_of_verified_host_entries_is_shown_if_ssh_takes_long() {
     let mut config = terminal(home.command("script"), &command);
     config.env("PATH", path).env("TERM", "xterm").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut running = config.spawn().unwrap();
-    let screen = BufReader::new(running.stdout.take().unwrap()).split(b'\x1b').map_while(Result::ok);
+    let screen = BufReader::new(Limited(running.stdout.take().unwrap())).split(b'\x1b').map_while(Result::ok);
     let mut shown = screen.map(|line| String::from_utf8(line).unwrap());
     let progress = "[Karcssh: waiting for ssh: 4 of 10 kinds of host entries are verified; ";
     let mut printed = Vec::new();
@@ -60,7 +60,7 @@ fn the_number_of_verified_host_entries_is_shown_if_ssh_takes_long() {
     assert!(found, "{printed:?}");
     fs::write(folder.join("go"), "").unwrap();
     let rest: Vec<String> = shown.collect();
-    assert_eq!(running.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert_eq!(ended(&mut running).code(), Some(0), "{rest:?}");
 }
 
 fn lines(file: &Path) -> usize {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use arcssh_emulator::{Machine, Role};
 use regex_lite::Regex;
 
-use crate::support::{ARCSSH, Lab, lab_with, run, script};
+use crate::support::{ARCSSH, Lab, Limited, ended, lab_with, run, script};
 
 const COLUMNS: NonZero<u16> = NonZero::new(100).unwrap();
 /// More lines than any screen has, so that nothing scrolls away.
@@ -278,7 +278,7 @@ fn output(w: &Lab, command: &str, answer: &str) -> (String, i32) {
         script.env_remove(principal);
     }
     let mut child = script.spawn().unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), Limited(child.stdout.take().unwrap()));
     let (mut output, mut part, mut answers) = (Vec::new(), [0; 4096], vec![answer]);
     loop {
         match stdout.read(&mut part).unwrap() {
@@ -291,7 +291,7 @@ fn output(w: &Lab, command: &str, answer: &str) -> (String, i32) {
             writeln!(stdin, "{answer}").unwrap();
         }
     }
-    let (output, status) = (String::from_utf8(output).unwrap(), child.wait().unwrap().code().unwrap());
+    let (output, status) = (String::from_utf8(output).unwrap(), ended(&mut child).code().unwrap());
     let styles = Regex::new("\u{1b}\\[([\\d;]*)m").unwrap();
     let unknown = styles.captures_iter(&output).find(|style| !STYLES.contains(&&style[1]));
     assert!(unknown.is_none(), "{command}: {unknown:?}");

@@ -11,7 +11,9 @@ use arcssh_emulator::{ArmFault, RelayFault, Role, Service};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use crate::support::{ARCSSH, LIMIT, Lab, Run, closed_port, eventually, finish, lab, run, script, service};
+use crate::support::{
+    ARCSSH, LIMIT, Lab, Run, closed_port, ended, eventually, finish, lab, run, script, service,
+};
 
 /// Each way to enable a log.
 const LOGS: [(&str, &str); 5] =
@@ -46,7 +48,7 @@ fn no_core_file_contains_a_secret() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     drop(proxy.stdin.take());
-    assert_eq!(proxy.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut proxy).code(), Some(0));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use arcssh_emulator::{EntraFault, RefreshRefusal, Service};
 
 use crate::support::{
-    ARCSSH, Lab, Run, eventually, finish, lab, lab_with, namespaces, run, run_with_input, script,
+    ARCSSH, Lab, Limited, Run, ended, eventually, finish, lab, lab_with, namespaces, run, run_with_input,
+    script,
 };
 
 const AGAIN: &str = "arcssh: hint: run the same command again; to sign in with a browser on another device, add --device-code";
@@ -296,7 +297,7 @@ fn without_a_browser_the_address_and_device_code_hint_are_shown() {
 #[track_caller]
 pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command, next: &str) {
     let mut login = login.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(login.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(Limited(login.stderr.take().unwrap())).lines().map(Result::unwrap);
     assert_eq!(lines.next().unwrap(), "arcssh: to sign in, open this address in your browser:");
     let address = lines.next().unwrap();
     assert_eq!(
@@ -307,7 +308,7 @@ pub(crate) fn sign_in_without_browser(w: &Lab, login: &mut Command, next: &str) 
     run(w.command("curl").args(["-sSL", "--cacert"]).arg(w.emulator().authority_file()).arg(address)).clean();
     assert!(lines.next().unwrap().starts_with("arcssh: signed in as "));
     assert_eq!(lines.next().unwrap(), format!("arcssh: hint: {next}"));
-    assert_eq!(login.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut login).code(), Some(0));
 }
 
 /// A browser on another computer cannot open the redirect URI, and shows it in its address bar.
@@ -325,7 +326,7 @@ fn the_address_of_the_response_can_be_pasted_in_a_terminal() {
         .env("BROWSER", "");
     script.env("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22");
     let mut login = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut keyboard, mut output) = (login.stdin.take().unwrap(), login.stdout.take().unwrap());
+    let (mut keyboard, mut output) = (login.stdin.take().unwrap(), Limited(login.stdout.take().unwrap()));
     let mut screen = String::new();
     let mut read_until = |text: &str| {
         while !screen.contains(text) {
@@ -347,7 +348,7 @@ fn the_address_of_the_response_can_be_pasted_in_a_terminal() {
     assert!(response.starts_with("http://localhost:"), "{response}");
     writeln!(keyboard, "{response}").unwrap();
     read_until(&format!("signed in as {USER}"));
-    assert_eq!(login.wait().unwrap().code(), Some(0));
+    assert_eq!(ended(&mut login).code(), Some(0));
 }
 
 /// Some browsers replace http:// by https:// also for localhost.

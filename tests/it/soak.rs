@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::store::{GREETING, greeter, request_counts, start};
-use crate::support::{Lab, eventually, finish, lab_with, noise, run_with_input};
+use crate::support::{Lab, Limited, ended, eventually, finish, lab_with, noise, run_with_input};
 
 const MINUTES: &str = "SOAK_MINUTES";
 const MIB: usize = 1024 * 1024;
@@ -148,7 +148,7 @@ fn sha256(bytes: &[u8]) -> String {
 struct LongSession {
     ssh: Child,
     input: ChildStdin,
-    output: ChildStdout,
+    output: Limited<ChildStdout>,
     arcssh: u32,
 }
 
@@ -157,7 +157,7 @@ impl LongSession {
         let mut ssh = w.ssh();
         ssh.args(["web01", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut ssh = ssh.spawn().unwrap();
-        let (mut input, mut output) = (ssh.stdin.take().unwrap(), ssh.stdout.take().unwrap());
+        let (mut input, mut output) = (ssh.stdin.take().unwrap(), Limited(ssh.stdout.take().unwrap()));
         // After the first echo, the process of the ProxyCommand exists.
         input.write_all(b"x").unwrap();
         output.read_exact(&mut [0]).unwrap();
@@ -180,7 +180,7 @@ impl LongSession {
             pause_until(Instant::now() + pause);
         }
         drop(self.input);
-        assert!(self.ssh.wait().unwrap().success());
+        assert!(ended(&mut self.ssh).success());
         samples
     }
 }

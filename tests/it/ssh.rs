@@ -9,8 +9,8 @@ use arcssh_emulator::{Machine, Service};
 
 use crate::config::Home;
 use crate::support::{
-    ARCSSH, LIMIT, Lab, Run, eventually, finish, free_port, lab, lab_with, noise, run, run_with_input,
-    signal, terminal,
+    ARCSSH, LIMIT, Lab, Limited, Run, connect, ended, eventually, finish, free_port, lab, lab_with, noise,
+    run, run_with_input, signal, terminal,
 };
 
 /// A user without a host entry, whose configuration has only a key and a port.
@@ -285,13 +285,13 @@ fn ports_are_forwarded_until_a_signal_which_leaves_no_process() {
         let connected = || TcpStream::connect(("127.0.0.1", port)).is_ok();
         assert!(eventually(LIMIT, connected), "{name}");
         let mut banner = [0; 4];
-        TcpStream::connect(("127.0.0.1", port)).unwrap().read_exact(&mut banner).unwrap();
+        connect(port).read_exact(&mut banner).unwrap();
         assert_eq!(&banner, b"SSH-");
         // The process that the test started is ssh.
         let program = fs::read_to_string(format!("/proc/{}/comm", ssh.id()));
         assert!(program.is_err() || program.is_ok_and(|program| program == "ssh\n"));
         signal(ssh.id(), name);
-        ssh.wait().unwrap();
+        ended(&mut ssh);
     }
 }
 
@@ -302,7 +302,7 @@ fn standard_streams_are_forwarded_to_a_port() {
     let mut ssh = user.ssh(&["-W", &format!("127.0.0.1:{}", w.sshd().port()), "web01"]);
     let mut ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut banner = [0; 8];
-    ssh.stdout.as_mut().unwrap().read_exact(&mut banner).unwrap();
+    Limited(ssh.stdout.as_mut().unwrap()).read_exact(&mut banner).unwrap();
     assert_eq!(&banner, b"SSH-2.0-");
     drop(ssh.stdin.take());
     finish(ssh);
@@ -354,7 +354,7 @@ fn an_interactive_session_owns_the_terminal() {
         let mut input = script.stdin.take().unwrap();
         // Ctrl-C ends the remote program, and Ctrl-D the remote shell.
         input.write_all(b"stty size; echo sta''rted; sh -c 'echo re''ady; exec sleep 1000'\n").unwrap();
-        let mut output = script.stdout.take().unwrap();
+        let mut output = Limited(script.stdout.take().unwrap());
         let mut screen = String::new();
         let mut read_to = |text: &str, screen: &mut String| {
             let mut bytes = [0; 4096];
@@ -370,7 +370,7 @@ fn an_interactive_session_owns_the_terminal() {
         read_to("status 9", &mut screen);
         assert!(screen.contains("33 91\r\n") && screen.contains("interrupted\r\n"), "{screen}");
         drop(input);
-        script.wait().unwrap();
+        ended(&mut script);
     }
 }
 
@@ -425,7 +425,7 @@ fn no_secret_is_in_arguments_and_no_file_remains() {
     let mut ssh = user.ssh(&["web01", "cat"]);
     let mut ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     ssh.stdin.as_mut().unwrap().write_all(b"x").unwrap();
-    ssh.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    Limited(ssh.stdout.as_mut().unwrap()).read_exact(&mut [0]).unwrap();
     let arguments = fs::read(format!("/proc/{}/cmdline", ssh.id())).unwrap();
     let arguments = String::from_utf8(arguments).unwrap();
     assert!(arguments.contains("ProxyCommand "), "{arguments}");
@@ -433,7 +433,7 @@ fn no_secret_is_in_arguments_and_no_file_remains() {
         assert!(!arguments.contains(&secret));
     }
     drop(ssh.stdin.take());
-    ssh.wait().unwrap();
+    ended(&mut ssh);
     let files: Vec<String> = fs::read_dir(place.join(".ssh"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -14,8 +14,8 @@ use arcssh_emulator::{ArmCall, ArmFault, EntraFault, Machine, RelayFault, Role, 
 use serde_json::Value;
 
 use crate::support::{
-    ARCSSH, LIMIT, Lab, eventually, finish, lab, lab_with, namespaces, on_a_terminal, run, script, service,
-    signal,
+    ARCSSH, LIMIT, Lab, ended, eventually, finish, lab, lab_with, namespaces, on_a_terminal, run, script,
+    service, signal,
 };
 
 pub(crate) const GREETING: &str = "SSH-2.0-here\r\n";
@@ -174,7 +174,7 @@ fn another_process_takes_over_from_a_killed_one() {
         assert!(eventually(LIMIT, pending), "{stage:?}");
         let proxies: Vec<Child> = (0..10).map(|_| start(w.proxy_to(port))).collect();
         signal(first.id(), "KILL");
-        first.wait().unwrap();
+        ended(&mut first);
         assert_connected(proxies);
     }
 }

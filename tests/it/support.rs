@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io::{Read, Write, stderr};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Once;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -261,6 +262,59 @@ pub(crate) fn finish(child: Child) -> Run {
     }
 }
 
+/// Closes the standard input of a program, and waits for its end. Kills it after [`LIMIT`].
+#[track_caller]
+pub(crate) fn ended(child: &mut Child) -> ExitStatus {
+    drop(child.stdin.take());
+    let mut status = None;
+    let has_ended = || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    };
+    if !eventually(LIMIT, has_ended) {
+        let _ = child.kill();
+        panic!("process {} still runs after {} s", child.id(), LIMIT.as_secs());
+    }
+    status.unwrap()
+}
+
+/// A stream of a program or a connection, whose reads fail after [`LIMIT`] without data.
+pub(crate) struct Limited<T>(pub(crate) T);
+
+impl<T: Read + AsFd> Read for Limited<T> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut stream = [PollFd::new(&self.0, PollFlags::IN)];
+        match poll(&mut stream, Some(&Timespec::try_from(LIMIT).unwrap()))? {
+            0 => Err(std::io::ErrorKind::TimedOut.into()),
+            _ => self.0.read(bytes),
+        }
+    }
+}
+
+/// Connects to a port of this computer. Reads fail after [`LIMIT`] without data.
+#[track_caller]
+pub(crate) fn connect(port: u16) -> TcpStream {
+    let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    connection.set_read_timeout(Some(LIMIT)).unwrap();
+    connection
+}
+
+/// Accepts a connection. Fails after [`LIMIT`] without one.
+#[track_caller]
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    let has_accepted = || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    };
+    assert!(eventually(LIMIT, has_accepted), "no connection within {} s", LIMIT.as_secs());
+    let (connection, _) = accepted.unwrap();
+    connection.set_nonblocking(false).unwrap();
+    connection
+}
+
 /// Sends a signal to a process that the test started.
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
@@ -268,7 +322,7 @@ pub(crate) fn signal(process: u32, name: &str) {
 }
 
 /// Waits until `condition` holds. Returns whether it did within `limit`.
-pub(crate) fn eventually(limit: Duration, condition: impl Fn() -> bool) -> bool {
+pub(crate) fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
     while !condition() {
         if Instant::now() > end {

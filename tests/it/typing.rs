@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crate::support::{LIMIT, eventually, terminal};
+use crate::support::{LIMIT, ended, eventually, terminal};
 
 /// A shell command in a pseudo-terminal, script(1), and the bytes that it has shown.
 pub(crate) struct Typing {
@@ -57,7 +57,7 @@ impl Typing {
 
     /// Waits for the end of the command, and returns its exit status and the text on the screen.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
-        let code = self.script.wait().unwrap().code();
+        let code = ended(&mut self.script).code();
         self.reader.join().unwrap();
         let screen = drawn(&self.shown.lock().unwrap(), self.size);
         (code, screen)

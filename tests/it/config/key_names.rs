@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
 use super::Home;
-use crate::support::{lab, run};
+use crate::support::{Limited, ended, lab, run};
 
 #[test]
 #[cfg(target_os = "linux")]
@@ -19,7 +19,7 @@ fn the_question_about_a_host_key_names_the_machine() {
         let mut script = home.command("script");
         script.args(["-qefc", &command, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut script = script.env("TERM", "xterm").spawn().unwrap();
-        let (mut shown, mut screen) = (script.stdout.take().unwrap(), Vec::new());
+        let (mut shown, mut screen) = (Limited(script.stdout.take().unwrap()), Vec::new());
         while !String::from_utf8_lossy(&screen).contains("(yes/no/[fingerprint])? ") {
             let mut byte = [0];
             assert_eq!(shown.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&screen));
@@ -27,7 +27,7 @@ fn the_question_about_a_host_key_names_the_machine() {
         }
         script.stdin.take().unwrap().write_all(b"no\n").unwrap();
         shown.read_to_end(&mut screen).unwrap();
-        assert_eq!(script.wait().unwrap().code(), Some(255));
+        assert_eq!(ended(&mut script).code(), Some(255));
         let screen = String::from_utf8(screen).unwrap();
         let question = format!(
             "The authenticity of host '{name} (<no hostip for proxy command>)' can't be established."

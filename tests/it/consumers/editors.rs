@@ -12,7 +12,7 @@ use arcssh_emulator::Machine;
 use serde_json::Value;
 
 use super::{Configuration, add_sshd, installed, user};
-use crate::support::{Lab, eventually, finish, free_port, lab, lab_with, noise, run, signal};
+use crate::support::{Lab, Limited, ended, eventually, finish, free_port, lab, lab_with, noise, run, signal};
 
 /// Replaces VS Code's server: prints its loopback port, and ends with its window.
 const SERVER: &str = "\
@@ -88,7 +88,7 @@ impl Window {
         let directory = hosts.lab.home().join("served").display().to_string();
         stdin.write_all(SERVER.replace("DIRECTORY", &directory).as_bytes()).unwrap();
         let mut greeting = String::new();
-        BufReader::new(ssh.stdout.as_mut().unwrap()).read_line(&mut greeting).unwrap();
+        BufReader::new(Limited(ssh.stdout.as_mut().unwrap())).read_line(&mut greeting).unwrap();
         let port = greeting.split_whitespace().skip_while(|word| *word != "port").nth(1);
         let Some(server) = port.and_then(|port| port.parse().ok()) else {
             drop(stdin);
@@ -115,7 +115,7 @@ impl Window {
     /// VS Code ends, and kills ssh.
     fn kill(mut self) {
         signal(self.ssh.id(), "TERM");
-        self.ssh.wait().unwrap();
+        ended(&mut self.ssh);
     }
 }
 

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::doctor::{assert_fits, doctor, find, screen, visible, with_reason};
-use crate::support::{ARCSSH, LIMIT, Lab, eventually, finish, lab, on_a_terminal, run, script, signal};
+use crate::support::{
+    ARCSSH, LIMIT, Lab, Limited, ended, eventually, finish, lab, on_a_terminal, run, script, signal,
+};
 
 #[test]
 fn the_report_is_coloured_only_on_a_terminal() {
@@ -169,7 +171,7 @@ fn each_check_is_printed_as_soon_as_it_has_a_result() {
     let mut doctor = doctor(&w, "web01", &[]);
     with_hanging_az(&w, &mut doctor);
     let mut doctor = doctor.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(doctor.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(Limited(doctor.stdout.take().unwrap())).lines().map(Result::unwrap);
     let first: Vec<String> = lines.by_ref().take(6).collect();
     let names = ["ssh ", "ssh-keygen ", "shell ", "cloud ", "proxy ", "root certificates "];
     assert!(
@@ -178,7 +180,7 @@ fn each_check_is_printed_as_soon_as_it_has_a_result() {
     );
     signal(doctor.id(), "INT");
     let rest: Vec<String> = lines.collect();
-    assert_eq!(doctor.wait().unwrap().code(), Some(130));
+    assert_eq!(ended(&mut doctor).code(), Some(130));
     let names: Vec<&str> = rest.iter().filter_map(|line| line.get(6..)?.split("  ").next()).collect();
     let [known @ .., last] = &rest[..] else { panic!("{rest:#?}") };
     assert!(known.iter().all(|line| !line.contains("not checked")), "{rest:#?}");
@@ -201,7 +203,7 @@ fn interrupt(w: &Lab, words: &str, when: &str, change: impl Fn(&mut Command)) ->
     };
     script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut script = script.spawn().unwrap();
-    let (mut output, mut seen) = (script.stdout.take().unwrap(), Vec::new());
+    let (mut output, mut seen) = (Limited(script.stdout.take().unwrap()), Vec::new());
     while !String::from_utf8_lossy(&seen).contains(when) {
         let mut bytes = [0; 4096];
         let read = output.read(&mut bytes).unwrap();
@@ -210,7 +212,7 @@ fn interrupt(w: &Lab, words: &str, when: &str, change: impl Fn(&mut Command)) ->
     }
     script.stdin.as_ref().unwrap().write_all(b"\x03").unwrap();
     output.read_to_end(&mut seen).unwrap();
-    (script.wait().unwrap().code(), visible(&String::from_utf8(seen).unwrap()))
+    (ended(&mut script).code(), visible(&String::from_utf8(seen).unwrap()))
 }
 
 #[test]

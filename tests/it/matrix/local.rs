@@ -14,7 +14,7 @@ use crate::matrix::cell::{Cell, Input, run_phase};
 use crate::matrix::server::{BINARY, Peer, Server, act};
 use crate::matrix::{GREETING, MIB, Service, after_request, in_tls, namespaces_work, session};
 use crate::store::greeter;
-use crate::support::{ARCSSH, Lab, eventually, lab, noise, signal};
+use crate::support::{ARCSSH, Lab, Limited, ended, eventually, lab, noise, signal};
 
 fn greet_and_listen(peer: &mut Peer) -> io::Result<()> {
     peer.frame(BINARY, GREETING)?;
@@ -28,7 +28,7 @@ fn signals_and_standard_streams() {
         move |child: &mut Child| {
             // After the greeting, the session is established.
             let mut greeting = [0; GREETING.len()];
-            io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
+            io::Read::read_exact(&mut Limited(child.stdout.as_mut().unwrap()), &mut greeting).unwrap();
             signal(child.id(), name);
         }
     };
@@ -68,14 +68,14 @@ fn signals_and_standard_streams() {
         })
         .disturbed(|child| {
             let mut bytes = [0; 1000];
-            io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut bytes).unwrap();
+            io::Read::read_exact(&mut Limited(child.stdout.as_mut().unwrap()), &mut bytes).unwrap();
             drop(child.stdout.take());
         })
         .quiet(0),
         session(&w, "standard output closed, with a silent relay", &[], greet_and_listen)
             .disturbed(|child| {
                 let mut greeting = [0; GREETING.len()];
-                io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
+                io::Read::read_exact(&mut Limited(child.stdout.as_mut().unwrap()), &mut greeting).unwrap();
                 drop(child.stdout.take());
             })
             .status(&[Some(0), Some(129)]),
@@ -107,7 +107,7 @@ fn failing_streams(w: &Lab) -> Vec<Cell> {
         .input(Input::Open(noise(8 * MIB)))
         .disturbed(|child| {
             let mut greeting = [0; GREETING.len()];
-            io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut greeting).unwrap();
+            io::Read::read_exact(&mut Limited(child.stdout.as_mut().unwrap()), &mut greeting).unwrap();
             drop(child.stdout.take());
         })
         .status(&[Some(0), Some(129)]),
@@ -204,7 +204,7 @@ fn a_killed_ssh_ends_arcssh_with_a_blocked_relay() {
     let mut ssh = ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(Duration::from_secs(10), || server.open() == 1));
     signal(ssh.id(), "KILL");
-    ssh.wait().unwrap();
+    ended(&mut ssh);
     assert!(eventually(Duration::from_secs(10), || w.survivors().is_empty()), "{:?}", w.survivors());
     server.client_ended();
     assert!(eventually(Duration::from_secs(10), || server.open() == 0));
