@@ -30,6 +30,7 @@ use crate::cli::{Cli, Command, usage_error};
 use crate::commands::setup::Next;
 use crate::diagnosis::Result;
 use crate::diagnosis::code::ExitStatus;
+use crate::system::signals::{Signals, or_shutdown};
 use crate::terminal::output::{print, print_on_stderr, print_sanitized_on_stderr};
 use crate::terminal::palette::Colors;
 
@@ -95,7 +96,7 @@ fn start(cli: &Cli) -> Result<u8> {
             // They handle signals themselves: the message of the proxy names the current step, the doctor prints the results
             // that it has, and the forwarder and the ping their totals.
             Command::Proxy(_) | Command::Doctor(_) | Command::Forward(_) | Command::Ping(_) => run(cli).await,
-            _ => system::signals::or_shutdown(run(cli), |number| Ok(128 + number)).await,
+            _ => or_shutdown(&mut Signals::new(), run(cli), |number| Ok(128 + number)).await,
         }
     });
     // A thread that reads standard input cannot be cancelled.

@@ -4,7 +4,6 @@
 //! connects once, and then sends pings over that connection.
 
 use std::cell::RefCell;
-use std::pin::pin;
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -22,7 +21,7 @@ use crate::net::{self, Step};
 use crate::relay::connector::Connector;
 use crate::relay::handshake::{self, Upgraded};
 use crate::relay::round_trip::Line;
-use crate::system::signals::{or_shutdown, shutdown, take_over};
+use crate::system::signals::{Signals, or_shutdown, take_over};
 use crate::terminal::TerminalError;
 use crate::terminal::output::{end_line, note, print, print_json};
 use crate::terminal::progress::Progress;
@@ -82,8 +81,9 @@ struct Results {
 /// # Errors
 /// The machine cannot be reached; the output cannot be written.
 pub(crate) async fn run(args: &PingArgs) -> Result<u8> {
+    let signals = &mut Signals::new();
     let open = async { open(args).await.map(Ok) };
-    let destination = match or_shutdown(open, |number| Ok(Err(128 + number))).await? {
+    let destination = match or_shutdown(signals, open, |number| Ok(Err(128 + number))).await? {
         Ok(destination) => destination,
         Err(status) => return Ok(status),
     };
@@ -101,10 +101,9 @@ pub(crate) async fn run(args: &PingArgs) -> Result<u8> {
             rounds: Vec::new(),
         }),
     };
-    let mut signal = pin!(shutdown());
     let (result, status) = tokio::select! {
         biased;
-        number = &mut signal => {
+        number = signals.next() => {
             if pinger.results.borrow().connected.is_some() {
                 end_line();
             }

@@ -1,7 +1,10 @@
 //! The signals that end arcssh.
 
-use std::pin::pin;
+#[cfg(unix)]
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use std::task::Poll;
 
 use futures_util::FutureExt as _;
 
@@ -27,45 +30,61 @@ pub(crate) fn is_taken_over() -> bool {
 /// Runs work, unless a signal ends arcssh first: then returns what `on_signal` makes of its number. Ctrl-C also ends programs
 /// of the same process group, so their failure can arrive before the signal.
 pub(crate) async fn or_shutdown<T, E>(
+    signals: &mut Signals,
     work: impl Future<Output = Result<T, E>>,
     on_signal: impl Fn(u8) -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut signal = pin!(shutdown());
     let result = tokio::select! {
         biased;
-        number = &mut signal => return on_signal(number),
+        number = signals.next() => return on_signal(number),
         result = work => result,
     };
     if result.is_err() {
         tokio::task::yield_now().await; // the runtime reads signals between two tasks
-        return signal.now_or_never().map_or(result, on_signal);
+        return signals.next().now_or_never().map_or(result, on_signal);
     }
     result
 }
 
-/// Waits for a signal that ends arcssh, and returns its number. Signals that were ignored when arcssh started remain
-/// ignored: `nohup` and shells, for background jobs of a script, ignore them, and ssh inherits that.
+/// The signals that end arcssh. Those that arrive between two calls of [`Self::next`] are not lost.
+///
+/// Signals that were ignored when arcssh started remain ignored: `nohup` and shells, for background jobs of a script, ignore
+/// them, and ssh inherits that.
 #[cfg(unix)]
-pub(crate) async fn shutdown() -> u8 {
-    use tokio::signal::unix::{SignalKind, signal};
-    const TERMINATE: u8 = 15;
-    let ignored = ignored();
-    let received = async |number: u8| {
-        if ignored >> (number - 1) & 1 == 1 {
-            return std::future::pending().await;
-        }
-        match signal(SignalKind::from_raw(number.into())) {
-            Ok(mut signals) => drop(signals.recv().await),
-            Err(_) => std::future::pending().await, // the default action remains
-        }
-    };
-    // Ctrl-C reaches ssh too, so its SIGHUP can arrive at the same time. The user's signal takes precedence.
-    tokio::select! {
-        biased;
-        () = received(INTERRUPT) => INTERRUPT,
-        () = received(TERMINATE) => TERMINATE,
-        () = received(HANGUP) => HANGUP,
+pub(crate) struct Signals(Vec<(u8, tokio::signal::unix::Signal)>);
+
+#[cfg(unix)]
+impl Signals {
+    /// Receives signals from now on.
+    pub(crate) fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        const TERMINATE: u8 = 15;
+        let ignored = ignored();
+        // Ctrl-C reaches ssh too, so its SIGHUP can arrive at the same time. The user's signal takes precedence.
+        let numbers = [INTERRUPT, TERMINATE, HANGUP].into_iter();
+        let received = numbers.filter(|number| ignored >> (number - 1) & 1 == 0);
+        // If the system denies a handler, the default action remains.
+        let signals =
+            received.filter_map(|number| Some((number, signal(SignalKind::from_raw(number.into())).ok()?)));
+        Self(signals.collect())
     }
+
+    /// Waits for the next signal, and returns its number.
+    pub(crate) async fn next(&mut self) -> u8 {
+        poll_fn(|context| {
+            let ready = self
+                .0
+                .iter_mut()
+                .find_map(|(number, signal)| signal.poll_recv(context).is_ready().then_some(*number));
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+/// Waits for a signal that ends arcssh, and returns its number.
+pub(crate) async fn shutdown() -> u8 {
+    Signals::new().next().await
 }
 
 /// Returns the mask of ignored signals, with signal 1 in the lowest bit (Linux, proc(5)). Other systems do not show it.
@@ -80,11 +99,23 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Waits for Ctrl-C, and returns the number of its signal.
+/// Ctrl-C. One that arrives between two calls of [`Self::next`] is not lost.
 #[cfg(not(unix))]
-pub(crate) async fn shutdown() -> u8 {
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => INTERRUPT,
-        Err(_) => std::future::pending().await,
+pub(crate) struct Signals(Option<tokio::signal::windows::CtrlC>);
+
+#[cfg(not(unix))]
+impl Signals {
+    /// Receives Ctrl-C from now on.
+    pub(crate) fn new() -> Self {
+        Self(tokio::signal::windows::ctrl_c().ok())
+    }
+
+    /// Waits for Ctrl-C, and returns the number of its signal.
+    pub(crate) async fn next(&mut self) -> u8 {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+        INTERRUPT
     }
 }

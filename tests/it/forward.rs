@@ -13,6 +13,7 @@ use std::time::Duration;
 use arcssh_emulator::RelayFault;
 use serde_json::{Value, json};
 
+use crate::faults::{times_scheduled, wait_until_unchanged};
 use crate::interruption::Terminal;
 use crate::support::{
     ARCSSH, LIMIT, Lab, connect, ended, eventually, free_port, lab, lab_with, noise, run, service, signal,
@@ -682,6 +683,26 @@ fn a_terminal_shows_a_line_for_each_connection_and_the_totals() {
         (status, screen.as_str()),
         (Some(130), "^C\narcssh: 3 connections, 2 failed; 1 bytes sent, 1 received\n")
     );
+}
+
+/// The pipe is full, so arcssh waits in its first output.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_during_the_first_output_ends_the_forwarder() {
+    let w = lab(&["web01"]);
+    for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&vec![0; rustix::pipe::fcntl_getpipe_size(&writer).unwrap()]).unwrap();
+        let mut command = w.arcssh(&["forward", "--json", "web01"]);
+        let mut arcssh = command.stdin(Stdio::null()).stdout(writer).spawn().unwrap();
+        drop(command); // holds a copy of the pipe
+        wait_until_unchanged(|| times_scheduled(arcssh.id()));
+        signal(arcssh.id(), name);
+        wait_until_unchanged(|| times_scheduled(arcssh.id()));
+        let reading = thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        assert_eq!(ended(&mut arcssh).code(), Some(status), "{name}");
+        reading.join().unwrap().unwrap();
+    }
 }
 
 #[test]

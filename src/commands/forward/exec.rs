@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::commands::forward::Forward;
 use crate::diagnosis::Result;
-use crate::system::signals::{INTERRUPT, shutdown};
+use crate::system::signals::{INTERRUPT, Signals};
 
 /// The beginning of the environment variables of the command.
 const VARIABLE: &str = "ARCSSH_FORWARD_";
@@ -51,14 +51,14 @@ impl Exec {
     }
 
     /// Waits for the end of the command, and returns its status. Passes on signals, except Ctrl-C of the terminal.
-    pub(super) async fn status(&mut self) -> Result<u8> {
+    pub(super) async fn status(&mut self, signals: &mut Signals) -> Result<u8> {
         loop {
             tokio::select! {
                 biased;
                 status = self.child.wait() => {
                     return Ok(number_of(status.context("cannot wait for the command of --exec")?));
                 }
-                number = shutdown() => if number != INTERRUPT || self.place == Place::Own {
+                number = signals.next() => if number != INTERRUPT || self.place == Place::Own {
                     self.signal(number);
                 }
             }

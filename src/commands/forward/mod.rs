@@ -11,7 +11,7 @@ use crate::commands::forward::report::{Form, Report};
 use crate::commands::forward::server::Server;
 use crate::diagnosis::{Context, Result};
 use crate::net::listener::{Listener, Local};
-use crate::system::signals::{self, or_shutdown, shutdown};
+use crate::system::signals::{Signals, or_shutdown, take_over};
 use crate::terminal::output::note;
 use crate::terminal::progress::{Progress, Step};
 
@@ -26,14 +26,15 @@ struct Forward {
 /// # Errors
 /// A machine does not exist, Azure issues no credentials for it, or arcssh cannot listen.
 pub(crate) async fn run(args: &ForwardArgs) -> Result<u8> {
+    let signals = &mut Signals::new();
     let prepare = async { prepare(args).await.map(Ok) };
-    let forwards = match or_shutdown(prepare, |number| Ok(Err(128 + number))).await? {
+    let forwards = match or_shutdown(signals, prepare, |number| Ok(Err(128 + number))).await? {
         Ok(forwards) => forwards,
         Err(status) => return Ok(status),
     };
     let report = &Report::new(Form::of(args));
     let server = Server::new(&forwards, report, args);
-    signals::take_over();
+    take_over();
     report.listening(&forwards)?;
     let mut exec = match &args.exec {
         Some(command) => Some(Exec::start(command, &forwards)?),
@@ -41,8 +42,8 @@ pub(crate) async fn run(args: &ForwardArgs) -> Result<u8> {
     };
     let end = async {
         let status = match &mut exec {
-            Some(exec) => exec.status().await,
-            None => Ok(128 + shutdown().await),
+            Some(exec) => exec.status(signals).await,
+            None => Ok(128 + signals.next().await),
         };
         server.stop();
         status
