@@ -121,6 +121,8 @@ impl List {
             terminal.clear_to_end_of_screen()?;
             match key? {
                 Key::Escape | Key::CtrlC | Key::Char(END) => return Ok(None),
+                // Esc, and a key that arrived before Esc was read.
+                Key::UnknownEscSeq(keys) if matches!(keys[..], ['\x1b' | '\x03' | END]) => return Ok(None),
                 Key::Enter if !self.marked.is_empty() => return Ok(Some(self.marked.into_iter().collect())),
                 Key::Enter => {
                     if let Some(line) = self.matching.get(self.current) {

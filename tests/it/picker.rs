@@ -42,10 +42,14 @@ fn tab_marks_several_machines() {
 #[test]
 fn escape_and_ctrl_c_and_a_signal_leave_a_clean_terminal() {
     let w = lab(&["web01", "web02"]);
-    for (key, status) in [("\u{1b}", 130), ("\u{3}", 130), ("\u{4}", 130)] {
+    for (key, status) in
+        [("\u{1b}", 130), ("\u{3}", 130), ("\u{4}", 130), ("\u{1b}\u{4}", 130), ("\u{1b}\u{1b}", 130)]
+    {
         let mut user = start(&w, "warm");
         user.wait_for("2 of 2 machines");
         user.press(key);
+        // The end of the keyboard is one more key, Ctrl-D.
+        user.wait_for("isig");
         let (_, screen) = user.end();
         assert_eq!(screen.trim(), format!("status={status}\nicanon\nisig"), "{key:?}");
     }
