@@ -894,13 +894,14 @@ fn namespaces_work(directory: &Path) -> bool {
 
 /// A DNS server with one kind of response (RFC 1035, section 4).
 const RESOLVER: &str = r#"
-import socket, struct, sys
+import select, socket, struct, sys
 kind, port = sys.argv[1], int(sys.argv[2])
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("127.0.0.1", port))
 print("ready", flush=True)
 codes = {"nxdomain": 3, "servfail": 2, "refused": 5, "loopback": 0}
-while True:
+# The shell that runs arcssh has the other end of standard input.
+while sys.stdin not in select.select([server, sys.stdin], [], [])[0]:
     query, client = server.recvfrom(512)
     if kind == "silence":
         continue

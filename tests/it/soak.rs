@@ -173,7 +173,8 @@ impl LongSession {
             let mut echo = vec![0; length];
             thread::scope(|scope| {
                 scope.spawn(|| self.input.write_all(&sent).unwrap());
-                self.output.read_exact(&mut echo).unwrap();
+                // The end of ssh also ends the other thread.
+                self.output.read_exact(&mut echo).inspect_err(|_| drop(self.ssh.kill())).unwrap();
             });
             assert_eq!(sha256(&echo), sha256(&sent), "after {} s", begin.elapsed().as_secs());
             samples.0.push(sample(self.arcssh));

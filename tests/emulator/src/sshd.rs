@@ -142,8 +142,8 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
         // The acceptor checks `ended` after the next connection.
-        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
-        if let Some(acceptor) = self.acceptor.take() {
+        let is_awake = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok();
+        if let Some(acceptor) = self.acceptor.take().filter(|_| is_awake) {
             let _ = acceptor.join();
         }
         for session in lock(&self.sessions).iter_mut() {

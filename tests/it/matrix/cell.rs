@@ -1,16 +1,17 @@
 //! One cell of the matrix: a connection with one fault, and the expected end.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::matrix::server::Server;
-use crate::support::{Lab, eventually, signal};
+use crate::support::{LIMIT, Lab, eventually, signal};
 
 /// The file to which each phase appends its part of the table. If it is set, slow cells run too.
 const TABLE: &str = "FAULTS_TABLE";
@@ -265,22 +266,11 @@ fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit:
             _ => Some(feeder),
         }
     });
-    let mut stderr = child.stderr.take().unwrap();
-    let stderr = thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = stderr.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    });
+    let stderr = read_all(child.stderr.take().unwrap());
     if let Some(disturb) = disturb {
         disturb(&mut child);
     }
-    let stdout = child.stdout.take().map(|mut stdout| {
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stdout.read_to_end(&mut bytes);
-            bytes
-        })
-    });
+    let stdout = child.stdout.take().map(read_all);
     let (memory, mut killed) = (AtomicUsize::new(0), false);
     let code = loop {
         memory.fetch_max(peak(child.id()), Ordering::SeqCst);
@@ -295,9 +285,22 @@ fn execute(command: &mut Command, input: Input, disturb: Option<Disturb>, limit:
     };
     let took = start.elapsed();
     drop(keep_open);
-    let stdout = stdout.map(|reader| reader.join().unwrap()).unwrap_or_default();
-    let stderr = stderr.join().unwrap();
+    let received =
+        |bytes: Receiver<_>| bytes.recv_timeout(LIMIT).expect("another process has the output open");
+    let stdout = stdout.map(received).unwrap_or_default();
+    let stderr = String::from_utf8_lossy(&received(stderr)).into_owned();
     Ran { code, took, memory: memory.into_inner() as u64, stdout, stderr, killed }
+}
+
+/// Reads a stream to its end in another thread.
+fn read_all(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        sender.send(bytes)
+    });
+    receiver
 }
 
 /// The peak memory of a process, without file pages, or 0 if the process has ended.
