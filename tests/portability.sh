@@ -98,6 +98,7 @@ windows() {
     as_root cp "$room/build/$triple/release/arcssh.exe" "$room/wine/opt/arcssh.exe"
     cat >"$room/arcssh-in-wine" <<SCRIPT
 #!/bin/sh
+unset TMPDIR # Wine 10 aborts if it is set
 export HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin XDG_RUNTIME_DIR=/tmp WINEPREFIX=/root/wine WINEDEBUG="\${WINEDEBUG:--all}"
 exec chroot '$room/wine' sh -c 'cd /opt && exec wine ./arcssh.exe "\$@"' sh "\$@"
 SCRIPT
