@@ -49,6 +49,17 @@ archive() {
     "${CARGO_TARGET_DIR:-target}/debug/arcssh-emulator" demo --arcssh "$files/arcssh"
 }
 
+# Fails unless the program reports that a host does not exist. The system's modules for names have another version of glibc than
+# the program: resolves ROOT
+resolves() {
+    in_root apt-get install -qq -y --no-install-recommends libnss-myhostname libnss-sss >>"$room/log" 2>&1
+    sed -i -e 's/^hosts:.*/hosts: sss myhostname files dns/' -e 's/^passwd:.*/passwd: sss files/' "$1/etc/nsswitch.conf"
+    printed=$(in_root env -u HOME AZURE_AUTHORITY_HOST=https://login.invalid AZURE_CLIENT_SECRET=none \
+        AZURE_TENANT_ID=7e4a4700-0000-4000-8000-000000000001 AZURE_CLIENT_ID=7e4a4700-0000-4000-8000-000000000002 \
+        arcssh account 2>&1 </dev/null) || true
+    case $printed in *'cannot reach login.invalid: '*) ;; *) echo "arcssh account prints: $printed" >>"$room/log"; return 1 ;; esac
+}
+
 deb() {
     file=$(ls "$packages"/arcssh_"$version"_*.deb)
     lintian --fail-on error "$file" || fail 'lintian'
@@ -62,7 +73,7 @@ deb() {
         result=0
         {
             in_root apt-get install -qq -y --no-install-recommends /arcssh.deb >"$room/log" 2>&1 &&
-                in_root sh -c 'command -v ssh' >/dev/null && runs "$root" /usr/bin/arcssh &&
+                in_root sh -c 'command -v ssh' >/dev/null && runs "$root" /usr/bin/arcssh && resolves "$root" &&
                 [ -s "$root/usr/share/man/man1/arcssh.1.gz" ] &&
                 in_root apt-get purge -qq -y arcssh >>"$room/log" 2>&1 &&
                 [ -z "$(find "$root/usr" "$root/etc" -name '*arcssh*')" ]

@@ -44,6 +44,8 @@ fn main() -> ExitCode {
     }));
     #[cfg(unix)]
     disable_dumps();
+    #[cfg(all(target_os = "linux", target_env = "gnu", target_feature = "crt-static"))]
+    system::names::use_built_in_modules();
     match Cli::from_command_line().map_or_else(|usage| show(&usage), |cli| start(&cli)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => ExitCode::from(diagnosis::report(&error)),

@@ -1,10 +1,12 @@
 //! The operating system: files, the clock, secrets in memory, the standard streams, the parent process, child processes,
-//! signals, limits and timeouts.
+//! signals, limits, timeouts, and the name resolution of a static program.
 
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod limits;
+#[cfg(all(target_os = "linux", target_env = "gnu", target_feature = "crt-static"))]
+pub(crate) mod names;
 pub(crate) mod parent;
 pub(crate) mod programs;
 pub(crate) mod secret;
