@@ -94,6 +94,32 @@ fn whoami() -> String {
 }
 
 #[test]
+fn a_uri_of_ssh_names_the_user_the_machine_and_the_port() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    let (me, port) = (whoami(), w.sshd().port());
+    assert_eq!(user.output(&[&format!("ssh://{me}@web01:{port}/"), "echo reached"]), "reached\n");
+    let has = |words: &[&str], expected: [&str; 2]| {
+        let values = user.values(words);
+        let has = |line: &&str| values.iter().any(|value| value == line);
+        assert!(expected.iter().all(has), "{words:?}: {values:#?}");
+    };
+    has(&["ssh://ada%40contoso.com@web01:2222"], ["user ada@contoso.com", "port 2222"]);
+    has(&["-p", "2200", "-l", "me", "ssh://ada@web01:2222"], ["user me", "port 2200"]);
+    has(&["--port", "2200", "ssh://ada@web01:2222"], ["user ada", "port 2200"]);
+    user.home.succeed(&["web01", "--user", "me"]);
+    has(&["ssh://web01:2222"], ["user me", "port 2222"]);
+    has(&["ssh://ada@web01"], ["user ada", &format!("port {port}")]);
+    run(&mut user.ssh(&["ssh://web01:port"])).failed(
+        2,
+        &[
+            "arcssh: \"web01:port\" is not a valid name in a resource ID",
+            "arcssh: hint: use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list -o json",
+        ],
+    );
+}
+
+#[test]
 fn connecting_changes_nothing_in_azure() {
     let w = lab(&["web01"]);
     let user = User::new(&w);
