@@ -789,6 +789,8 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "ALIAS", help_heading = "Output", add = complete::alias())]
     pub(crate) host: Option<String>,
     /// Print an Ansible inventory with the ssh options of each host, for a computer without the ssh configuration
+    ///
+    /// It names no certificate: docs/ANSIBLE.md shows how to use one there
     #[arg(long, help_heading = "Output")]
     pub(crate) standalone: bool,
     /// User to log in as
@@ -847,6 +849,7 @@ pub(crate) struct CertArgs {
         value_enum,
         ignore_case = true,
         requires = "show",
+        conflicts_with_all = ["file", "public_key"],
         hide_short_help = true
     )]
     pub(crate) output: Option<OutputFormat>,

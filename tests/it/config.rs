@@ -1050,6 +1050,14 @@ fn verify_finds_a_value_that_ssh_cannot_use_when_it_connects() {
         assert!(failed.contains(&format!("arcssh: hint: {hint}")), "{lines}: {failed}");
         assert!(failed.starts_with("arcssh: the host entry web01 does not work: "), "{lines}: {failed}");
     }
+    // The line is in the host entry itself.
+    fs::write(home.file(), &block).unwrap();
+    for (option, keyword) in [("--identity", "identityfile"), ("--certificate-file", "certificatefile")] {
+        let failed = home.fail(1, &["web01", option, "~no-such-user/k"]);
+        let shown =
+            format!("arcssh: the host entry web01 does not work: it sets {keyword} to \"~no-such-user/k\"\n");
+        assert!(failed.starts_with(&shown), "{failed}");
+    }
     for lines in [
         format!("ControlMaster no\nControlPath {folder}/none/%C"),
         format!("ControlMaster auto\nControlPath {folder}/%C"),

@@ -523,4 +523,28 @@ fn a_certificate_of_the_users_authority_logs_in() {
     let words = ["web01", "--identity", "key", "--certificate-file", "key-cert.pub", "echo ok"];
     assert_eq!(user.output(&words), "ok\n");
     assert_eq!(run(&mut user.ssh(&["web01", "-i", "ca", "true"])).code, Some(255));
+    let script = "cp key.pub old.pub && ssh-keygen -q -s ca -I me -n me -V 20200101:20200102 old.pub";
+    run(user.home.command("sh").args(["-euc", script])).clean();
+    for (file, cause) in [
+        ("ca.pub", "is a public key, not a certificate"),
+        ("key", "is a private key, not a certificate"),
+        ("none", "does not exist"),
+        ("/dev/zero", "cannot be read: it is not a regular file"),
+        ("old-cert.pub", "expired at 2020-01-0"),
+    ] {
+        for command in ["ssh", "rdp"] {
+            let words = [command, "web01", "--identity", "key", "--certificate-file", file];
+            let failed = run(user.home.command(ARCSSH).args(words));
+            let expected = format!("arcssh: cannot connect to web01: the certificate file {file} {cause}");
+            assert!(failed.stderr.starts_with(&expected), "{}", failed.stderr);
+            assert_eq!(failed.code, Some(1));
+        }
+    }
+    let words = ["web01", "--identity", "ca", "--certificate-file", "key-cert.pub", "true"];
+    let failed = run(&mut user.ssh(&words));
+    assert!(
+        failed.stderr.contains("the certificate file key-cert.pub is for another key than ca"),
+        "{}",
+        failed.stderr
+    );
 }
