@@ -150,6 +150,17 @@ impl SshWords {
         }
         false
     }
+
+    /// Returns whether the last option has no argument although ssh requires one. ssh would take a word of arcssh for it.
+    pub(crate) fn lacks_argument(&self) -> bool {
+        let mut words = self.options.iter();
+        while let Some(word) = words.next() {
+            if needs_argument(word) && words.next().is_none() {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// The words after `arcssh ssh`.
@@ -270,5 +281,15 @@ mod tests {
         assert!(!words.has('V') && !words.has('Q') && !words.has('l') && !words.has('='));
         let words = SshWords { options: vec!["-l".into(), "-F".into(), "-oF".into()], ..SshWords::default() };
         assert!(!words.has('F'));
+    }
+
+    #[test]
+    fn the_last_option_may_lack_its_argument() {
+        for (options, lacks) in
+            [("-p", true), ("-vp", true), ("-p -l", false), ("-p 1 -l", true), ("-p1 -v", false)]
+        {
+            let words = SshWords { options: words(options), command: Vec::new() };
+            assert_eq!(words.lacks_argument(), lacks, "{options}");
+        }
     }
 }

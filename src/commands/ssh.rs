@@ -13,8 +13,8 @@ use crate::ssh::session;
 /// Those of [`Destination::open`] and [`Client::new`]; ssh cannot be started.
 pub(crate) async fn run(args: &SshArgs, log: &LogArgs) -> Result<u8> {
     let words = &args.words;
-    // Programs such as Visual Studio Code ask for the version before they connect.
-    if args.machine.is_none() && (words.has('V') || words.has('Q')) {
+    // Programs such as Visual Studio Code ask for the version before they connect. ssh explains an option without its argument.
+    if args.machine.is_none() && (words.has('V') || words.has('Q')) || words.lacks_argument() {
         return Ok(session::run(&words.options)?);
     }
     let address = Address::of(args.machine.as_deref());

@@ -241,6 +241,13 @@ fn options_of_ssh_work_before_and_after_the_machine() {
     let jump = run(&mut user.ssh(&["-J", "bastion", "web01", "true"]));
     assert_eq!(jump.code, Some(255));
     assert!(jump.stderr.contains("Cannot specify -J with ProxyCommand"), "{}", jump.stderr);
+    for words in [&["web01", "-l"][..], &["-vo"], &["web01", "-4", "--", "-o"]] {
+        let incomplete = run(&mut user.ssh(words));
+        let letter = words.last().unwrap().chars().last().unwrap();
+        let expected = format!("option requires an argument -- {letter}");
+        assert!(incomplete.stderr.contains(&expected), "{words:?}: {}", incomplete.stderr);
+        assert_eq!(incomplete.code, Some(255));
+    }
     let unknown = run(&mut user.ssh(&["web01", "--", "--no-such", "true"]));
     assert_eq!(unknown.code, Some(255));
     assert!(unknown.stderr.contains("usage: ssh "), "{}", unknown.stderr);
