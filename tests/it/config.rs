@@ -588,6 +588,27 @@ fn changes_made_before_the_lock_is_taken_are_preserved() {
 }
 
 #[test]
+fn options_that_the_user_added_inside_the_block_still_apply() {
+    let w = lab(&["web01", "web02"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01", "--user", "me"]);
+    let added = "    Port 2222\n    ForwardAgent yes\n    IdentityFile ~/.ssh/mine\n";
+    let text = home.text().replace("    User me\n", &format!("    User me\n{added}"));
+    fs::write(home.file(), text).unwrap();
+    let used = || run(home.command("ssh").args(["-TG", "web01"])).clean();
+    let before = used();
+    assert!(before.contains("\nport 2222\n") && before.contains("\nforwardagent yes\n"), "{before}");
+    home.succeed(&["web02"]);
+    assert_eq!(used(), before);
+    let (block, rest) =
+        home.text().split_once("# <<< arcssh <<<").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(!block.contains("Port 2222") && rest.contains(&format!("Host web01\n{added}")), "{rest}");
+    // A value on the command line comes first.
+    home.succeed(&["web01", "--port", "2223"]);
+    assert!(used().contains("\nport 2223\n") && home.text().contains("    Port 2222\n"));
+}
+
+#[test]
 fn a_concurrent_save_of_an_editor_is_not_overwritten() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
