@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use crate::azure::resource_id::ResourceId;
+use crate::cli::ssh::URI;
 use crate::machines::seen::{self, Seen};
 use crate::machines::written;
 use crate::ssh::managed_block;
@@ -46,7 +47,8 @@ pub(crate) fn user_and_machine() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let text = current.to_string_lossy();
         // A user can contain `@` (ssh.c, `main`: the last one counts).
-        let (user, machine) = text.split_at(text.rfind('@').map_or(0, |at| at + 1));
+        let scheme = if text.starts_with(URI) { URI.len() } else { 0 };
+        let (user, machine) = text.split_at(text.rfind('@').map_or(scheme, |at| at + 1));
         let values = [aliases(), machines(&seen(), OsStr::new(machine))].concat().into_iter();
         matching(
             current,

@@ -51,6 +51,11 @@ pub(crate) struct SshArgs {
     pub(crate) words: SshWords,
 }
 
+/// The beginning of a URI of ssh (ssh(1)).
+pub(super) const URI: &str = "ssh://";
+/// The options of ssh whose argument is a file.
+const WITH_FILE: &str = "iEFIS";
+
 /// The machine in an argument, `[USER@]MACHINE` or, as for ssh, `ssh://[USER@]MACHINE[:PORT]` (ssh(1)).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -62,7 +67,7 @@ pub(crate) struct Address {
 impl Address {
     pub(crate) fn of(argument: Option<&str>) -> Self {
         let Some(argument) = argument else { return Self::default() };
-        let uri = argument.strip_prefix("ssh://");
+        let uri = argument.strip_prefix(URI);
         let text = uri.map_or(argument, |uri| uri.strip_suffix('/').unwrap_or(uri));
         // A user can contain `@` (ssh.c, `main`: the last one counts).
         let (user, machine) = match text.rsplit_once('@') {
@@ -203,6 +208,11 @@ pub(super) fn split(words: impl Iterator<Item = OsString>, has_value: impl Fn(&s
     ssh.command.extend(words);
     own.extend(machine.into_iter().flat_map(|machine| ["--".into(), machine]));
     Split { own, ssh }
+}
+
+/// Returns whether the argument of the last option in a word is a file.
+pub(super) fn has_file(word: &OsStr) -> bool {
+    letters(word).ends_with(|letter| WITH_FILE.contains(letter))
 }
 
 /// Returns the letters of the options in a word, of which only the last one can have an argument.
