@@ -12,11 +12,13 @@ use clap_complete::Shell;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use crate::azure::resource_id::ResourceId;
-use crate::cli::ssh::URI;
 use crate::machines::seen::{self, Seen};
 use crate::machines::written;
 use crate::ssh::managed_block;
 use crate::state::Store;
+
+/// The beginning of a URI of ssh (ssh(1)).
+pub(super) const URI: &str = "ssh://";
 
 /// The command line at which the user asks a shell for completion.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgAction, Args, ValueHint};
 use percent_encoding::percent_decode_str;
 
-use crate::cli::complete;
+use crate::cli::complete::{self, URI};
 use crate::cli::destination::DestinationArgs;
 use crate::cli::{CertificateArgs, GENERAL};
 use crate::ssh::host_entry::{CertificateMode, Platform};
@@ -51,8 +51,6 @@ pub(crate) struct SshArgs {
     pub(crate) words: SshWords,
 }
 
-/// The beginning of a URI of ssh (ssh(1)).
-pub(super) const URI: &str = "ssh://";
 /// The options of ssh whose argument is a file.
 const WITH_FILE: &str = "iEFIS";
 

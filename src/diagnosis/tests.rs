@@ -448,6 +448,11 @@ fn examples_of_connections() -> Vec<Diagnosis> {
     let by_relay_information = Context::connecting(Target { machine: None, ..target() });
     let expired = Error::from(relay(401, "ExpiredToken: The token is expired."));
     let mut examples = vec![expired.during(by_relay_information).diagnose(), without_target(interrupted(1))];
+    let admin_center = || Context::connecting(Target { port: 6516, service: Service::Wac, ..target() });
+    examples.extend(
+        [relay(503, port_closed), relay(503, "Service Unavailable")]
+            .map(|error| Error::from(error).during(admin_center()).diagnose()),
+    );
     examples.extend(errors.into_iter().map(diagnose));
     examples
 }

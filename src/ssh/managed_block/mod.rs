@@ -352,7 +352,7 @@ fn written_keywords(block: &str) -> Vec<String> {
     // Format 1 has other options; see [`is_current`].
     let is_known = has(&"selections");
     let is_written = |keyword: &String| match BY_OPTION.iter().find(|(name, _)| name == keyword) {
-        Some((_, options)) if is_known => options.iter().any(|option| has(option)),
+        Some((_, options)) if is_known => options.iter().any(has),
         _ => true,
     };
     own_keywords().into_iter().filter(is_written).collect()
