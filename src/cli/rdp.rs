@@ -95,7 +95,7 @@ mod tests {
             "localhost",
             "10.0.0.5",
             "win-02.corp.example",
-            "WIN_02",
+            "Win_02",
             "::1",
             "[fe80::1%eth0]",
             "fe80::1%3",
