@@ -17,6 +17,9 @@ use crate::machines::written;
 use crate::ssh::managed_block;
 use crate::state::Store;
 
+/// The beginning of a URI of ssh (ssh(1)).
+pub(super) const URI: &str = "ssh://";
+
 /// The command line at which the user asks a shell for completion.
 #[derive(Debug, Args)]
 pub(crate) struct CompleteArgs {
@@ -46,7 +49,8 @@ pub(crate) fn user_and_machine() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let text = current.to_string_lossy();
         // A user can contain `@` (ssh.c, `main`: the last one counts).
-        let (user, machine) = text.split_at(text.rfind('@').map_or(0, |at| at + 1));
+        let scheme = if text.starts_with(URI) { URI.len() } else { 0 };
+        let (user, machine) = text.split_at(text.rfind('@').map_or(scheme, |at| at + 1));
         let values = [aliases(), machines(&seen(), OsStr::new(machine))].concat().into_iter();
         matching(
             current,

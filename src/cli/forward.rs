@@ -90,6 +90,12 @@ fn other_form(machine: &str, local: &Local) -> Option<String> {
             "this is not a machine: to listen on a port, append it to the machine, such as web01={port}"
         ));
     }
+    // As for `ssh -L`: LOCAL:MACHINE:PORT.
+    if let Some((port, machine)) = machine.split_once(':').filter(|(port, _)| is_port(port)) {
+        let (machine, on_machine) = machine.split_once(':').unwrap_or((machine, ""));
+        let option = if on_machine.is_empty() { String::new() } else { format!(" --port {on_machine}") };
+        return Some(format!("append the local port with an equals sign: {machine}={port}{option}"));
+    }
     let (machine, ports) = machine.split_once(':')?;
     let port = ports.split(':').next().unwrap_or_default();
     Some(match local {
@@ -154,6 +160,8 @@ mod tests {
             ("web01=2201:22", "web01=2201 --port 22"),
             ("web01:2201", "with an equals sign: web01=2201"),
             ("web01:2201:22", "with an equals sign: web01=2201"),
+            ("2201:web01:22", "with an equals sign: web01=2201 --port 22"),
+            ("2201:web01", "with an equals sign: web01=2201"),
             ("web01:22=2201", "of its own: web01 --port 22"),
             ("ada@web01", "only the machine: web01"),
             ("ada@contoso.com@rg/web01=1", "only the machine: rg/web01"),

@@ -175,6 +175,23 @@ fn take_ssh_words(words: &mut Vec<OsString>) -> SshWords {
     split.ssh
 }
 
+/// Returns the words of a command line before the word to complete without the options of ssh, which the parser does not know;
+/// `None` if that word is the argument of one of these, such as a port.
+pub(crate) fn without_ssh_options(words: Vec<OsString>) -> Option<Vec<OsString>> {
+    let mut own = words.clone();
+    let ssh = take_ssh_words(&mut own);
+    if !ssh.command.is_empty() || words.iter().any(|word| word == "--") {
+        return Some(words);
+    }
+    own.retain(|word| word != "--");
+    if ssh.lacks_argument() {
+        // This option of arcssh completes a file too.
+        let is_file = ssh.options.last().is_some_and(|option| ssh::has_file(option));
+        return is_file.then(|| [own, vec!["--identity".into()]].concat());
+    }
+    Some(own)
+}
+
 /// Sets the usage of each command. An error of clap would otherwise list the options of the command line and of the
 /// environment.
 fn with_fixed_usage(mut command: clap::Command) -> clap::Command {
@@ -789,6 +806,8 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "ALIAS", help_heading = "Output", add = complete::alias())]
     pub(crate) host: Option<String>,
     /// Print an Ansible inventory with the ssh options of each host, for a computer without the ssh configuration
+    ///
+    /// It names no certificate: docs/ANSIBLE.md shows how to use one there
     #[arg(long, help_heading = "Output")]
     pub(crate) standalone: bool,
     /// User to log in as
@@ -847,6 +866,7 @@ pub(crate) struct CertArgs {
         value_enum,
         ignore_case = true,
         requires = "show",
+        conflicts_with_all = ["file", "public_key"],
         hide_short_help = true
     )]
     pub(crate) output: Option<OutputFormat>,

@@ -1,9 +1,9 @@
 //! The command line of `arcssh rdp`.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::destination::DestinationArgs;
 use crate::cli::ssh::SshLogin;
@@ -47,7 +47,7 @@ pub(crate) struct RdpArgs {
         long,
         value_name = "HOST",
         default_value = "localhost",
-        value_parser = NonEmptyStringValueParser::new(),
+        value_parser = host,
         hide_default_value = true,
         help_heading = "Remote desktop"
     )]
@@ -61,4 +61,73 @@ pub(crate) struct RdpArgs {
     pub(crate) login: SshLogin,
     #[command(flatten)]
     pub(crate) destination: DestinationArgs,
+}
+
+/// Parses a host as a part of `ssh -L`, which would take a path for a socket, and a colon for the beginning of the port.
+fn host(text: &str) -> Result<String, String> {
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    // An address can have a zone (RFC 4007, section 11).
+    let is_address = address.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    let is_name = |text: &str| {
+        let is_plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+        !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain)
+    };
+    if is_name(text)
+        || is_address && address.chars().all(|c| c.is_ascii_alphanumeric() || ":%._-".contains(c))
+    {
+        return Ok(text.to_owned());
+    }
+    Err(match text.rsplit_once(':') {
+        Some((host, port)) if is_name(host) && port.parse::<u16>().is_ok() => {
+            format!("the port has an option of its own: --gateway-to {host} --rdp-port {port}")
+        }
+        _ => "this is neither the name of a host nor its IP address".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address() {
+        for text in [
+            "localhost",
+            "10.0.0.5",
+            "win-02.corp.example",
+            "Win_02",
+            "::1",
+            "[fe80::1%eth0]",
+            "fe80::1%3",
+            "büro",
+        ] {
+            assert_eq!(host(text).as_deref(), Ok(text));
+        }
+        for text in [
+            "",
+            " ",
+            "a b",
+            "-x",
+            "/run/socket",
+            "./a",
+            "a\nb",
+            "[a]",
+            "fe80::1%a b",
+            "a:b",
+            "a:99999",
+            ":3389",
+            "[::1]:1",
+            "a@b",
+        ] {
+            assert_eq!(
+                host(text).unwrap_err(),
+                "this is neither the name of a host nor its IP address",
+                "{text}"
+            );
+        }
+        assert_eq!(
+            host("win02:3390").unwrap_err(),
+            "the port has an option of its own: --gateway-to win02 --rdp-port 3390"
+        );
+    }
 }

@@ -3,8 +3,9 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Args, ValueHint};
+use percent_encoding::percent_decode_str;
 
-use crate::cli::complete;
+use crate::cli::complete::{self, URI};
 use crate::cli::destination::DestinationArgs;
 use crate::cli::{CertificateArgs, GENERAL};
 use crate::ssh::host_entry::{CertificateMode, Platform};
@@ -50,11 +51,43 @@ pub(crate) struct SshArgs {
     pub(crate) words: SshWords,
 }
 
-/// Returns the user and the machine of an argument. A user can contain `@` (ssh.c, `main`: the last one counts).
-pub(crate) fn user_and_machine(argument: Option<&str>) -> (Option<&str>, Option<&str>) {
-    match argument.and_then(|argument| argument.rsplit_once('@')) {
-        Some((user, machine)) if !user.is_empty() => (Some(user), Some(machine)),
-        _ => (None, argument),
+/// The options of ssh whose argument is a file.
+const WITH_FILE: &str = "iEFIS";
+
+/// The machine in an argument, `[USER@]MACHINE` or, as for ssh, `ssh://[USER@]MACHINE[:PORT]` (ssh(1)).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) user: Option<String>,
+    pub(crate) machine: Option<String>,
+    pub(crate) port: Option<u16>,
+}
+
+impl Address {
+    pub(crate) fn of(argument: Option<&str>) -> Self {
+        let Some(argument) = argument else { return Self::default() };
+        let uri = argument.strip_prefix(URI);
+        let text = uri.map_or(argument, |uri| uri.strip_suffix('/').unwrap_or(uri));
+        // A user can contain `@` (ssh.c, `main`: the last one counts).
+        let (user, machine) = match text.rsplit_once('@') {
+            Some((user, machine)) if !user.is_empty() => (Some(user), machine),
+            _ => (None, text),
+        };
+        let Some(_) = uri else {
+            return Self { user: user.map(Into::into), machine: Some(machine.into()), port: None };
+        };
+        // misc.c, `parse_uri`: the user is percent-encoded.
+        let user = user.map(|user| percent_decode_str(user).decode_utf8_lossy().into_owned());
+        let number = |port: &str| port.parse().ok().filter(|port| *port != 0);
+        let with_port = machine.rsplit_once(':').and_then(|(host, port)| Some((host, number(port)?)));
+        let (machine, port) = with_port.map_or((machine, None), |(host, port)| (host, Some(port)));
+        Self { user, machine: Some(machine.into()), port }
+    }
+
+    /// Returns the options with the port of a URI. As in ssh, an option precedes it.
+    pub(crate) fn with_port(&self, args: &DestinationArgs) -> DestinationArgs {
+        let mut args = args.clone();
+        args.target.port = args.target.port.or(self.port);
+        args
     }
 }
 
@@ -87,8 +120,8 @@ impl SshLogin {
     }
 
     /// Returns the options with the user who is part of the machine's argument, if there is one.
-    pub(crate) fn with_user(&self, user: Option<&str>) -> Self {
-        Self { user: user.map(str::to_owned).or(self.user.clone()), ..self.clone() }
+    pub(crate) fn with_user(&self, user: Option<String>) -> Self {
+        Self { user: user.or(self.user.clone()), ..self.clone() }
     }
 }
 
@@ -116,6 +149,17 @@ impl SshWords {
             }
             if needs_argument(word) {
                 words.next();
+            }
+        }
+        false
+    }
+
+    /// Returns whether the last option has no argument although ssh requires one. ssh would take a word of arcssh for it.
+    pub(crate) fn lacks_argument(&self) -> bool {
+        let mut words = self.options.iter();
+        while let Some(word) = words.next() {
+            if needs_argument(word) && words.next().is_none() {
+                return true;
             }
         }
         false
@@ -162,6 +206,11 @@ pub(super) fn split(words: impl Iterator<Item = OsString>, has_value: impl Fn(&s
     ssh.command.extend(words);
     own.extend(machine.into_iter().flat_map(|machine| ["--".into(), machine]));
     Split { own, ssh }
+}
+
+/// Returns whether the argument of the last option in a word is a file.
+pub(super) fn has_file(word: &OsStr) -> bool {
+    letters(word).ends_with(|letter| WITH_FILE.contains(letter))
 }
 
 /// Returns the letters of the options in a word, of which only the last one can have an argument.
@@ -213,11 +262,42 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_can_be_a_uri_of_ssh() {
+        for (argument, user, machine, port) in [
+            ("web01", None, "web01", None),
+            ("a@b@web01", Some("a@b"), "web01", None),
+            ("@web01", None, "@web01", None),
+            ("web01:22", None, "web01:22", None),
+            ("a%40b@web01", Some("a%40b"), "web01", None),
+            ("ssh://web01", None, "web01", None),
+            ("ssh://me@web01:2222/", Some("me"), "web01", Some(2222)),
+            ("ssh://ada%40contoso.com@rg-web/web01", Some("ada@contoso.com"), "rg-web/web01", None),
+            ("ssh://web01:0", None, "web01:0", None),
+            ("ssh://web01:x", None, "web01:x", None),
+            ("ssh://", None, "", None),
+        ] {
+            let expected = Address { user: user.map(str::to_owned), machine: Some(machine.to_owned()), port };
+            assert_eq!(Address::of(Some(argument)), expected, "{argument}");
+        }
+        assert_eq!(Address::of(None), Address::default());
+    }
+
+    #[test]
     fn an_option_is_found_by_its_letter() {
         let words = SshWords { options: words("-vF file -o F=V -pF"), command: words("-Q") };
         assert!(words.has('F') && words.has('v') && words.has('o') && words.has('p'));
         assert!(!words.has('V') && !words.has('Q') && !words.has('l') && !words.has('='));
         let words = SshWords { options: vec!["-l".into(), "-F".into(), "-oF".into()], ..SshWords::default() };
         assert!(!words.has('F'));
+    }
+
+    #[test]
+    fn the_last_option_may_lack_its_argument() {
+        for (options, lacks) in
+            [("-p", true), ("-vp", true), ("-p -l", false), ("-p 1 -l", true), ("-p1 -v", false)]
+        {
+            let words = SshWords { options: words(options), command: Vec::new() };
+            assert_eq!(words.lacks_argument(), lacks, "{options}");
+        }
     }
 }

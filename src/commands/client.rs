@@ -1,6 +1,7 @@
 //! The ssh that connects to a machine, with or without a host entry.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, anyhow};
@@ -17,6 +18,8 @@ use crate::commands::session::Session;
 use crate::diagnosis::{Error, Result};
 use crate::machines::{KeyNames, find};
 use crate::relay::connector::ARM_TIMEOUT;
+use crate::ssh::SshError;
+use crate::ssh::certificate_file;
 use crate::ssh::host_entry::{CONNECTION, CertificateMode, Host, LOGIN, Platform};
 use crate::ssh::managed_block;
 use crate::ssh::used_names::UsedNames;
@@ -38,7 +41,7 @@ impl Client {
     /// Finds the arguments. With a host entry, they contain only what the command line adds to it.
     ///
     /// # Errors
-    /// Azure rejects a request; Entra ID issues no certificate; a value is not valid in an ssh configuration.
+    /// [`SshError::CertificateFile`]; Azure rejects a request; Entra ID issues no certificate; a value is not valid in an ssh configuration.
     pub(crate) async fn new(
         destination: &Destination,
         args: &DestinationArgs,
@@ -52,6 +55,11 @@ impl Client {
             certificate_file: login.certificate_file.clone(),
             ..Host::default()
         };
+        if let Some(file) = login.certificate_file.as_deref().map(Path::new) {
+            certificate_file::check(file, login.identity.as_deref().map(Path::new)).map_err(|problem| {
+                SshError::CertificateFile { file: file.to_owned(), cause: problem.cause().to_owned() }
+            })?;
+        }
         let mut options = proxy_options(args, log)?;
         let is_enough = destination.entry.is_some() && login.entra().is_none();
         let machine = if is_enough { destination.machine.clone() } else { known(destination).await? };

@@ -9,8 +9,8 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use clap_complete::engine::{CompletionCandidate, complete};
 
-use crate::cli::Cli;
 use crate::cli::complete::CompleteArgs;
+use crate::cli::{Cli, without_ssh_options};
 use crate::diagnosis::Result;
 use crate::terminal::output::print;
 use crate::text::{is_unsafe, quote_for_powershell, sanitize};
@@ -35,7 +35,9 @@ fn candidates(args: &CompleteArgs) -> Vec<String> {
         None => (args.words.clone(), split(&current).pop().unwrap_or_default()),
     };
     let replaced = Replaced::new(&word, &current);
-    let words = [vec![OsString::from("arcssh")], before, vec![word.text.clone().into()]].concat();
+    let before = without_ssh_options([vec![OsString::from("arcssh")], before].concat());
+    let Some(mut words) = before else { return Vec::new() };
+    words.push(word.text.clone().into());
     let (last, folder) = (words.len() - 1, std::env::current_dir().ok());
     let found = complete(&mut Cli::command(), words, last, folder.as_deref()).unwrap_or_default();
     let is_option =

@@ -14,7 +14,7 @@ use tracing::info;
 use crate::azure::hybrid_connectivity::Service;
 use crate::azure::relay_credential_cache::RelayCredentialCache;
 use crate::cli::ping::PingArgs;
-use crate::cli::ssh::user_and_machine;
+use crate::cli::ssh::Address;
 use crate::commands::destination::Destination;
 use crate::diagnosis::{Context, Diagnosis, Error, Result, last_error};
 use crate::net::{self, Step};
@@ -122,8 +122,9 @@ pub(crate) async fn run(args: &PingArgs) -> Result<u8> {
 
 async fn open(args: &PingArgs) -> Result<Destination> {
     // The destination of an ssh command may name a user, and a ping logs in as none.
-    let (_, machine) = user_and_machine(args.machine.as_deref());
-    let destination = Destination::open(machine, &args.destination, "ping").await?;
+    let address = Address::of(args.machine.as_deref());
+    let options = address.with_port(&args.destination);
+    let destination = Destination::open(address.machine.as_deref(), &options, "ping").await?;
     let Destination { session, target, .. } = &destination;
     let cached = session.cache_credentials(target).await;
     cached.map_err(|error| error.during(Context::connecting(target.clone())))?;

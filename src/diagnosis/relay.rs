@@ -1,6 +1,7 @@
 //! Azure Relay, and the machine's Arc agent behind it.
 
 use crate::azure::hybrid_compute::is_windows;
+use crate::azure::hybrid_connectivity::Service;
 use crate::diagnosis::arm::arm;
 use crate::diagnosis::network::{TRY_LATER, net, retry_in};
 use crate::diagnosis::{Code, Context, Diagnosis, system, terminal};
@@ -63,12 +64,16 @@ fn unknown_relay(summary: String, host: &str) -> Diagnosis {
 fn rejected(rejection: &Rejection, context: &Context) -> Diagnosis {
     let Rejection { relay, status, reason, tracking_id } = rejection;
     let port = context.port();
+    let program = match context.service() {
+        Service::Ssh => "sshd",
+        Service::Wac => "Windows Admin Center",
+    };
     let by_relay_information = context.target.as_ref().is_some_and(|target| target.machine.is_none());
     let diagnosis = match status {
         503 if rejection.is_port_closed() => Diagnosis::new(
             Code::PortClosed,
             format!("no service listens on port {port} of the machine ({reason})"),
-            "start sshd on the machine, or name its port with --port",
+            format!("start {program} on the machine, or name its port with --port"),
         ),
         404 => Diagnosis::new(
             Code::AgentOffline,
@@ -95,7 +100,7 @@ fn rejected(rejection: &Rejection, context: &Context) -> Diagnosis {
             Code::ServiceError,
             format!("the relay failed, or a proxy replaced its response ({rejection})"),
             format!(
-                "check that sshd listens on port {port} of the machine; if a proxy inspects TLS, {}",
+                "check that {program} listens on port {port} of the machine; if a proxy inspects TLS, {}",
                 allow_web_sockets(relay)
             ),
         ),

@@ -75,6 +75,9 @@ pub(super) fn ssh(error: &SshError) -> Diagnosis {
             Code::ProgramMissing,
             Hint::new("write the host entries again with the path of this arcssh: ", "arcssh config"),
         ),
+        SshError::OtherForwarding { .. } => {
+            (Code::CannotListen, "end that program, or remove the line of the forwarding".into())
+        }
         SshError::CertificateFile { .. } => (
             Code::UnusableCertificate,
             "name an OpenSSH certificate for a user and for the key of --identity, such as ~/.ssh/id_ed25519-cert.pub, with --certificate-file".into(),

@@ -448,6 +448,11 @@ fn examples_of_connections() -> Vec<Diagnosis> {
     let by_relay_information = Context::connecting(Target { machine: None, ..target() });
     let expired = Error::from(relay(401, "ExpiredToken: The token is expired."));
     let mut examples = vec![expired.during(by_relay_information).diagnose(), without_target(interrupted(1))];
+    let admin_center = || Context::connecting(Target { port: 6516, service: Service::Wac, ..target() });
+    examples.extend(
+        [relay(503, port_closed), relay(503, "Service Unavailable")]
+            .map(|error| Error::from(error).during(admin_center()).diagnose()),
+    );
     examples.extend(errors.into_iter().map(diagnose));
     examples
 }
@@ -529,7 +534,7 @@ const PROGRAMS: [&str; 6] = [
     "cannot be opened: Permission denied",
 ];
 
-const CERTIFICATE_FILES: [&str; 7] = [
+const CERTIFICATE_FILES: [&str; 11] = [
     "is for a host, not for a user",
     "is for another key than /home/me/.ssh/id_rsa",
     "is a private key, not a certificate",
@@ -537,6 +542,10 @@ const CERTIFICATE_FILES: [&str; 7] = [
     "is in another format than OpenSSH's",
     "is no OpenSSH certificate",
     "is damaged",
+    "does not exist",
+    "cannot be read: Permission denied",
+    "expired at 2026-01-01T00:00:00Z",
+    "is not valid before 2026-01-01T00:00:00Z",
 ];
 
 const CLIENTS: [&str; 6] = [
@@ -566,7 +575,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         |cause: &str, rest| Error::from(SshError::DamagedBlock { path: path(), cause: cause.into(), rest });
     let conflict = |by, fix| {
         let (alias, value) = ("web01".into(), "yes".into());
-        Box::new(Conflict { alias, keyword: "proxyusefdpass", value, by, fix })
+        Box::new(Conflict { alias, keyword: "proxyusefdpass", value, by, is_own: false, fix })
     };
     let errors: Vec<Error> = vec![
         SshError::Conflict(conflict(Some(Location { file: path(), line: 1 }), Fix::Move)).into(),
@@ -604,6 +613,7 @@ fn examples_of_this_computer() -> Vec<Diagnosis> {
         SystemError::NotALog(path()).into(),
         SystemError::ArchiveExists(path()).into(),
         SystemError::ArchiveNotCreated { path: path(), cause: "Permission denied".into() }.into(),
+        SshError::OtherForwarding { forwarding: "LocalForward 2201".into(), by: None }.into(),
         ListenError::PortInUse(address).into(),
         ListenError::PortDenied(address).into(),
         ListenError::NoSuchAddress(address).into(),

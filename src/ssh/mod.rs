@@ -28,7 +28,7 @@ pub(crate) mod wire;
 
 use std::path::PathBuf;
 
-use crate::ssh::effective_config::Overridden;
+use crate::ssh::effective_config::{Location, Overridden};
 use crate::ssh::rejection::Rejection;
 use crate::ssh::requirements::Conflict;
 use crate::ssh::verification::NotIncluded;
@@ -160,6 +160,14 @@ pub(crate) enum SshError {
         machine: String,
         /// ssh's message.
         cause: String,
+    },
+    /// ssh ended: another program uses the local port of a forwarding of the user's configuration.
+    #[error("ssh ended, because another program uses the port of {forwarding} in {}", by.as_ref().map_or("your ssh configuration".into(), Location::to_string))]
+    OtherForwarding {
+        /// The keyword and the local port.
+        forwarding: String,
+        /// The location of the line, if arcssh finds it.
+        by: Option<Location>,
     },
     /// A file is no certificate that a host entry can name. The cause is a verb with its object.
     #[error("the certificate file {} {cause}", file.display())]

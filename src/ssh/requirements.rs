@@ -27,6 +27,8 @@ pub(crate) struct Conflict {
     pub(crate) value: String,
     /// The location of that value, if arcssh finds it.
     pub(crate) by: Option<Location>,
+    /// Whether the host entry itself has the value.
+    pub(crate) is_own: bool,
     pub(crate) fix: Fix,
 }
 
@@ -43,8 +45,9 @@ pub(crate) enum Fix {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { alias, keyword, value, by, .. } = self;
-        let location = by.as_ref().map_or("another line".into(), Location::to_string);
+        let Self { alias, keyword, value, by, is_own, .. } = self;
+        let other = if *is_own { "it" } else { "another line" };
+        let location = by.as_ref().map_or(other.into(), Location::to_string);
         write!(f, "the host entry {alias} does not work: {location} sets {keyword} to {value:?}")
     }
 }
@@ -81,13 +84,18 @@ const COMMAND_TOKENS: &str = "%CdfHhIijKkLlnprTtu";
 /// [`SshError::Conflict`].
 pub(crate) fn check(alias: Alias<'_>, stdout: &[u8], source: &Source) -> Result<(), SshError> {
     let effective = parse(stdout);
+    let is_own = |keyword: &str, value: &str| {
+        alias.expected.iter().any(|(written, own)| written == keyword && own == value)
+    };
     let Some((keyword, fix)) = conflict(alias, &effective) else {
         let Some((keyword, value, fix)) = unusable(stdout, &effective)? else { return Ok(()) };
         let alias_name = alias.name.to_owned();
         // ssh uses all values of a keyword such as IdentityFile, so the first line may have another one.
         let is_first = effective.get(keyword) == Some(&value);
         let by = if is_first { source.first_line_with(keyword, alias.name)? } else { None };
-        return Err(SshError::Conflict(Box::new(Conflict { alias: alias_name, keyword, value, by, fix })));
+        let is_own = is_own(keyword, &value);
+        let conflict = Conflict { alias: alias_name, keyword, value, by, is_own, fix };
+        return Err(SshError::Conflict(Box::new(conflict)));
     };
     // The entry's own value may be wrong, if a template sets it.
     let written = alias.expected.iter().find(|(written, _)| conflicts_with(written, keyword));
@@ -97,10 +105,12 @@ pub(crate) fn check(alias: Alias<'_>, stdout: &[u8], source: &Source) -> Result<
     });
     let is_right = as_written.is_some_and(|found| found.is_none_or(|(other, _)| other != keyword));
     let fix = if is_right { Fix::Move } else { fix };
+    let value = effective.get(keyword).cloned().unwrap_or_default();
     Err(SshError::Conflict(Box::new(Conflict {
         alias: alias.name.to_owned(),
         keyword,
-        value: effective.get(keyword).cloned().unwrap_or_default(),
+        is_own: is_own(keyword, &value),
+        value,
         by: source.first_line_with(keyword, alias.name)?,
         fix,
     })))

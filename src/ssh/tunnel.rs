@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use crate::ssh::host_entry::{Platform, command_line, escape_percent};
-use crate::ssh::{SshError, client, effective_config};
+use crate::ssh::verification::View;
+use crate::ssh::{SshError, client, effective_config, managed_block};
 use crate::system::files;
 
 /// The time between two checks whether ssh forwards the port.
@@ -36,6 +37,8 @@ const OPTIONS: [&str; 9] = [
 /// A running ssh that forwards a local port. It ends on drop.
 pub(crate) struct Tunnel {
     ssh: Child,
+    arguments: Vec<OsString>,
+    local: SocketAddr,
     /// ssh creates a directory in this one when it forwards the port. Only this user can.
     directory: TempDir,
 }
@@ -80,9 +83,10 @@ impl Tunnel {
         let own = ["-o", "PermitLocalCommand=yes", "-o", &local_command, "-L", &forward];
         let options = OPTIONS.iter().chain(stay_in_foreground()).chain(&own).map(OsString::from).collect();
         let mut ssh = Command::new(client::ssh()?);
-        ssh.args(arguments(options)).stdin(Stdio::null());
+        let arguments = arguments(options);
+        ssh.args(&arguments).stdin(Stdio::null());
         match ssh.spawn() {
-            Ok(ssh) => Ok(Self { ssh, directory }),
+            Ok(ssh) => Ok(Self { ssh, arguments, local, directory }),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(SshError::NoClient),
             Err(error) => Err(error).context("cannot run ssh")?,
         }
@@ -90,6 +94,9 @@ impl Tunnel {
 
     /// Waits until ssh forwards the port. The user may answer questions of ssh meanwhile, so there is no time limit. Returns the
     /// exit status if ssh ends first.
+    ///
+    /// # Errors
+    /// [`SshError::OtherForwarding`]; the system does not return the exit status.
     pub(crate) async fn ready(&mut self) -> Result<Option<ExitStatus>, SshError> {
         let ready = self.directory.path().join(READY);
         let is_ready = async {
@@ -99,9 +106,31 @@ impl Tunnel {
         };
         tokio::select! {
             biased;
-            status = self.ssh.wait() => Ok(Some(status?)),
+            status = self.ssh.wait() => {
+                let status = status?;
+                self.check_other_forwardings()?;
+                Ok(Some(status))
+            }
             () = is_ready => Ok(None),
         }
+    }
+
+    /// Finds a forwarding of the user's configuration that ended ssh (ssh_config(5), `ExitOnForwardFailure`). Without them
+    /// (`ClearAllForwardings`), ssh would not forward the port of the tunnel either.
+    fn check_other_forwardings(&self) -> Result<(), SshError> {
+        let words = [OsString::from("-G")].into_iter().chain(self.arguments.iter().cloned());
+        let mut print = std::process::Command::new(client::ssh()?);
+        let output = print.args(words).stdin(Stdio::null()).output().context("cannot run ssh")?;
+        let own = format!("[{}]:{}", self.local.ip(), self.local.port());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let others: Vec<(&str, &str)> =
+            text.lines().filter_map(forwarding).filter(|(_, place)| *place != own).collect();
+        let Some((keyword, place)) = others.iter().find(|(_, place)| is_in_use(place)) else { return Ok(()) };
+        let is_only = others.iter().filter(|(other, _)| other == keyword).count() == 1;
+        let host = self.arguments.last().and_then(|host| host.to_str()).filter(|_| is_only);
+        let line = |host| View::plain(&managed_block::default_path()?)?.first_line_with(keyword, host);
+        let by = host.map(line).transpose()?.flatten();
+        Err(SshError::OtherForwarding { forwarding: format!("{keyword} {place}"), by })
     }
 
     /// Waits for the end of ssh.
@@ -114,6 +143,30 @@ impl Tunnel {
 }
 
 const READY: &str = "ready";
+
+/// Returns the keyword and the local address of a line of `ssh -G` about a forwarding.
+fn forwarding(line: &str) -> Option<(&'static str, &str)> {
+    let (keyword, rest) = line.split_once(' ')?;
+    let keyword =
+        ["LocalForward", "DynamicForward"].into_iter().find(|one| one.eq_ignore_ascii_case(keyword))?;
+    Some((keyword, rest.split(' ').next()?))
+}
+
+/// Returns whether ssh can listen on none of the addresses of `PORT` or `[HOST]:PORT` because another program does.
+fn is_in_use(place: &str) -> bool {
+    let (host, port) = place.rsplit_once(':').unwrap_or(("localhost", place));
+    let Ok(port) = port.parse::<u16>() else { return false };
+    let addresses: Vec<IpAddr> = match host.trim_matches(['[', ']']) {
+        "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        "*" => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        address => address.parse().into_iter().collect(),
+    };
+    let errors: Vec<ErrorKind> = addresses
+        .iter()
+        .filter_map(|address| TcpListener::bind((*address, port)).err().map(|error| error.kind()))
+        .collect();
+    errors.len() == addresses.len() && errors.contains(&ErrorKind::AddrInUse)
+}
 
 impl Drop for Tunnel {
     /// On SIGTERM, ssh also ends its ProxyCommand (sshconnect.c, `ssh_kill_proxy_command`).

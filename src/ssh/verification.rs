@@ -50,6 +50,11 @@ impl View {
         Ok(Self { source, file: file.to_owned(), name: file.to_owned() })
     }
 
+    /// The line that gives ssh the value of a keyword.
+    pub(crate) fn first_line_with(&self, keyword: &str, alias: &str) -> Result<Option<Location>, SshError> {
+        self.source.first_line_with(&keyword.to_lowercase(), alias)
+    }
+
     /// Whether ssh reads the file only if another one includes it.
     fn needs_include(&self) -> bool {
         !self.source.files.iter().any(|root| is_same(root, &self.file))

@@ -112,6 +112,35 @@ fn fish_inserts_each_name_as_one_word() {
 }
 
 #[test]
+fn options_of_ssh_do_not_end_the_completion() {
+    let w = listed();
+    fs::create_dir(w.home().join("keys")).unwrap();
+    for (line, expected) in [
+        ("ssh -p 22 db", "db01"),
+        ("ssh -L 80:localhost:80 -vN --entra db", "db01"),
+        ("ssh -Al ada -i keys/a db", "db01"),
+        ("--verbose ssh -o A=b --wait 3 ada@db", "ada@db01"),
+        ("ssh ssh://db", "ssh://db01"),
+        ("ssh -p 22 web01 --ent", "--entra"),
+        ("ssh -i ke", "keys/"),
+        ("ssh -vF ke", "keys/"),
+        ("ssh -p ", ""),
+        ("ssh -vl d", ""),
+        ("ssh web01 d", ""),
+        ("ssh -p 22 web01 d", ""),
+        ("ssh web01 -- -l d", ""),
+    ] {
+        let line = format!("--line=arcssh {line}");
+        let mut complete = w.command(ARCSSH);
+        complete.args(["complete", "fish", &line]).current_dir(w.home());
+        let shown = run(&mut complete).clean();
+        let names: Vec<&str> = shown.lines().filter_map(|line| line.split('\t').next()).collect();
+        let expected: Vec<&str> = if expected.is_empty() { vec![] } else { vec![expected] };
+        assert_eq!(names, expected, "{line}");
+    }
+}
+
+#[test]
 fn names_are_forgotten_with_the_sign_in_and_with_the_cache() {
     for (command, is_known) in [("cache show", true), ("cache clear", false), ("logout", false)] {
         let w = listed();

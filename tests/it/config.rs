@@ -588,6 +588,27 @@ fn changes_made_before_the_lock_is_taken_are_preserved() {
 }
 
 #[test]
+fn options_that_the_user_added_inside_the_block_still_apply() {
+    let w = lab(&["web01", "web02"]);
+    let home = Home::new(&w);
+    home.succeed(&["web01", "--user", "me"]);
+    let added = "    Port 2222\n    ForwardAgent yes\n    IdentityFile ~/.ssh/mine\n";
+    let text = home.text().replace("    User me\n", &format!("    User me\n{added}"));
+    fs::write(home.file(), text).unwrap();
+    let used = || run(home.command("ssh").args(["-TG", "web01"])).clean();
+    let before = used();
+    assert!(before.contains("\nport 2222\n") && before.contains("\nforwardagent yes\n"), "{before}");
+    home.succeed(&["web02"]);
+    assert_eq!(used(), before);
+    let (block, rest) =
+        home.text().split_once("# <<< arcssh <<<").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(!block.contains("Port 2222") && rest.contains(&format!("Host web01\n{added}")), "{rest}");
+    // A value on the command line comes first.
+    home.succeed(&["web01", "--port", "2223"]);
+    assert!(used().contains("\nport 2223\n") && home.text().contains("    Port 2222\n"));
+}
+
+#[test]
 fn a_concurrent_save_of_an_editor_is_not_overwritten() {
     let w = lab(&["web01"]);
     let home = Home::with(&w, "Host a\n");
@@ -1049,6 +1070,14 @@ fn verify_finds_a_value_that_ssh_cannot_use_when_it_connects() {
         let failed = home.fail(1, &["--verify"]);
         assert!(failed.contains(&format!("arcssh: hint: {hint}")), "{lines}: {failed}");
         assert!(failed.starts_with("arcssh: the host entry web01 does not work: "), "{lines}: {failed}");
+    }
+    // The line is in the host entry itself.
+    fs::write(home.file(), &block).unwrap();
+    for (option, keyword) in [("--identity", "identityfile"), ("--certificate-file", "certificatefile")] {
+        let failed = home.fail(1, &["web01", option, "~no-such-user/k"]);
+        let shown =
+            format!("arcssh: the host entry web01 does not work: it sets {keyword} to \"~no-such-user/k\"\n");
+        assert!(failed.starts_with(&shown), "{failed}");
     }
     for lines in [
         format!("ControlMaster no\nControlPath {folder}/none/%C"),

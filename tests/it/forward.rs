@@ -235,6 +235,16 @@ fn putty_connects_through_a_port() {
 }
 
 #[test]
+fn a_missing_windows_admin_center_is_named() {
+    let w = lab(&["web01"]);
+    let port = free_port().to_string();
+    let set_up = run(&mut w.arcssh(&["setup", "web01", "--service", "wac", "--port", &port, "--yes"]));
+    let hint = "arcssh: hint: start Windows Admin Center on the machine, or name its port with --port\n";
+    assert!(set_up.stderr.ends_with(hint), "{}", set_up.stderr);
+    assert_eq!(set_up.code, Some(7));
+}
+
+#[test]
 fn curl_reaches_windows_admin_center() {
     let w = lab(&["web01"]);
     let port = free_port();

@@ -251,6 +251,40 @@ fn a_section_for_all_hosts_does_not_change_the_tunnel() {
     }
 }
 
+#[test]
+fn the_line_of_a_forwarding_whose_port_is_in_use_is_named() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    let client = client(&user.home, "exit 23");
+    let config = user.home.text();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (busy, free) = (listener.local_addr().unwrap().port(), free_port());
+    let to = "localhost:22";
+    for (lines, shown) in [
+        (format!("LocalForward 127.0.0.1:{busy} {to}"), Some(("LocalForward", " line 2"))),
+        (
+            format!("LocalForward {free} {to}\nDynamicForward 127.0.0.1:{busy}"),
+            Some(("DynamicForward", " line 3")),
+        ),
+        (format!("LocalForward {free} {to}\nLocalForward 127.0.0.1:{busy} {to}"), Some(("LocalForward", ""))),
+        (format!("LocalForward {free} {to}\nDynamicForward {}", free_port()), None),
+    ] {
+        fs::write(user.home.file(), format!("Host web01.*\n{lines}\n{config}")).unwrap();
+        let ended = run(&mut rdp(&user.home, &["web01", "--client", &client]));
+        let Some((keyword, line)) = shown else {
+            assert_eq!(ended.code, Some(23), "{}", ended.stderr);
+            continue;
+        };
+        let file = user.home.file().display().to_string();
+        let place = if line.is_empty() { "your ssh configuration".into() } else { file + line };
+        let expected = format!(
+            "arcssh: ssh ended, because another program uses the port of {keyword} [127.0.0.1]:{busy} in {place}\n\
+            arcssh: hint: end that program, or remove the line of the forwarding\n"
+        );
+        assert_eq!((ended.code, messages(&ended.stderr)), (Some(1), expected), "{}", ended.stderr);
+    }
+}
+
 /// A process that listens on the port first would get the user's password.
 #[test]
 fn the_client_connects_to_no_other_process() {

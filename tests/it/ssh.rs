@@ -94,6 +94,32 @@ fn whoami() -> String {
 }
 
 #[test]
+fn a_uri_of_ssh_names_the_user_the_machine_and_the_port() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    let (me, port) = (whoami(), w.sshd().port());
+    assert_eq!(user.output(&[&format!("ssh://{me}@web01:{port}/"), "echo reached"]), "reached\n");
+    let has = |words: &[&str], expected: [&str; 2]| {
+        let values = user.values(words);
+        let has = |line: &&str| values.iter().any(|value| value == line);
+        assert!(expected.iter().all(has), "{words:?}: {values:#?}");
+    };
+    has(&["ssh://ada%40contoso.com@web01:2222"], ["user ada@contoso.com", "port 2222"]);
+    has(&["-p", "2200", "-l", "me", "ssh://ada@web01:2222"], ["user me", "port 2200"]);
+    has(&["--port", "2200", "ssh://ada@web01:2222"], ["user ada", "port 2200"]);
+    user.home.succeed(&["web01", "--user", "me"]);
+    has(&["ssh://web01:2222"], ["user me", "port 2222"]);
+    has(&["ssh://ada@web01"], ["user ada", &format!("port {port}")]);
+    run(&mut user.ssh(&["ssh://web01:port"])).failed(
+        2,
+        &[
+            "arcssh: \"web01:port\" is not a valid name in a resource ID",
+            "arcssh: hint: use NAME, GROUP/NAME or a resource ID; to list the IDs, run: arcssh list -o json",
+        ],
+    );
+}
+
+#[test]
 fn connecting_changes_nothing_in_azure() {
     let w = lab(&["web01"]);
     let user = User::new(&w);
@@ -215,6 +241,13 @@ fn options_of_ssh_work_before_and_after_the_machine() {
     let jump = run(&mut user.ssh(&["-J", "bastion", "web01", "true"]));
     assert_eq!(jump.code, Some(255));
     assert!(jump.stderr.contains("Cannot specify -J with ProxyCommand"), "{}", jump.stderr);
+    for words in [&["web01", "-l"][..], &["-vo"], &["web01", "-4", "--", "-o"]] {
+        let incomplete = run(&mut user.ssh(words));
+        let letter = words.last().unwrap().chars().last().unwrap();
+        let expected = format!("option requires an argument -- {letter}");
+        assert!(incomplete.stderr.contains(&expected), "{words:?}: {}", incomplete.stderr);
+        assert_eq!(incomplete.code, Some(255));
+    }
     let unknown = run(&mut user.ssh(&["web01", "--", "--no-such", "true"]));
     assert_eq!(unknown.code, Some(255));
     assert!(unknown.stderr.contains("usage: ssh "), "{}", unknown.stderr);
@@ -497,4 +530,28 @@ fn a_certificate_of_the_users_authority_logs_in() {
     let words = ["web01", "--identity", "key", "--certificate-file", "key-cert.pub", "echo ok"];
     assert_eq!(user.output(&words), "ok\n");
     assert_eq!(run(&mut user.ssh(&["web01", "-i", "ca", "true"])).code, Some(255));
+    let script = "cp key.pub old.pub && ssh-keygen -q -s ca -I me -n me -V 20200101:20200102 old.pub";
+    run(user.home.command("sh").args(["-euc", script])).clean();
+    for (file, cause) in [
+        ("ca.pub", "is a public key, not a certificate"),
+        ("key", "is a private key, not a certificate"),
+        ("none", "does not exist"),
+        ("/dev/zero", "cannot be read: it is not a regular file"),
+        ("old-cert.pub", "expired at 2020-01-0"),
+    ] {
+        for command in ["ssh", "rdp"] {
+            let words = [command, "web01", "--identity", "key", "--certificate-file", file];
+            let failed = run(user.home.command(ARCSSH).args(words));
+            let expected = format!("arcssh: cannot connect to web01: the certificate file {file} {cause}");
+            assert!(failed.stderr.starts_with(&expected), "{}", failed.stderr);
+            assert_eq!(failed.code, Some(1));
+        }
+    }
+    let words = ["web01", "--identity", "ca", "--certificate-file", "key-cert.pub", "true"];
+    let failed = run(&mut user.ssh(&words));
+    assert!(
+        failed.stderr.contains("the certificate file key-cert.pub is for another key than ca"),
+        "{}",
+        failed.stderr
+    );
 }

@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::cli::LogArgs;
 use crate::cli::rdp::RdpArgs;
-use crate::cli::ssh::{SshWords, user_and_machine};
+use crate::cli::ssh::{Address, SshWords};
 use crate::commands::client::Client;
 use crate::commands::destination::Destination;
 use crate::diagnosis::{Context, Result};
@@ -44,15 +44,16 @@ const INSTALL: &str =
 /// # Errors
 /// Those of [`Destination::open`] and [`Client::new`]; a program cannot be started; a file cannot be written.
 pub(crate) async fn run(args: &RdpArgs, log: &LogArgs) -> Result<u8> {
-    let (user, machine) = user_and_machine(args.machine.as_deref());
+    let address = Address::of(args.machine.as_deref());
+    let options = address.with_port(&args.destination);
     let viewer = viewer(args)?;
-    let destination = Destination::open(machine, &args.destination, "rdp").await?;
-    let login = args.login.with_user(user);
+    let destination = Destination::open(address.machine.as_deref(), &options, "rdp").await?;
+    let login = args.login.with_user(address.user);
     let local = free_address(args.local_port)?;
     let folder = files::temporary("").tempdir().context("cannot create a temporary directory")?;
     let file = args.file.clone().unwrap_or_else(|| folder.path().join(file_name(&destination.id.name)));
     file::write(&file, &file::content(local, args.rdp_user.as_deref().or(login.user.as_deref()))?)?;
-    let client = Client::new(&destination, &args.destination, &login, log).await;
+    let client = Client::new(&destination, &options, &login, log).await;
     let client = client.map_err(|error| error.during(Context::connecting(destination.target.clone())))?;
     let with_options = |options| client.arguments(&SshWords { options, command: Vec::new() });
     let mut tunnel = Tunnel::start(local, &desktop(args), with_options)?;

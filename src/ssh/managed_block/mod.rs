@@ -329,6 +329,35 @@ fn own_keywords() -> Vec<String> {
     templates.iter().flat_map(|text| text.lines()).filter_map(directive).map(|one| one.0).collect()
 }
 
+/// Keywords of the built-in templates, with the options of which one has a value if a host entry has the keyword.
+const BY_OPTION: [(&str, &[&str]); 12] = [
+    ("user", &["user", "entra"]),
+    ("port", &["port"]),
+    ("identityfile", &["identity", "entra"]),
+    ("certificatefile", &["certificate_file", "entra"]),
+    ("identityagent", &["entra"]),
+    ("identitiesonly", &["certificate_file", "entra"]),
+    ("pubkeyauthentication", &["entra"]),
+    ("pubkeyacceptedkeytypes", &["entra"]),
+    ("forwardagent", &["entra"]),
+    ("controlmaster", &["control_master"]),
+    ("controlpath", &["control_master"]),
+    ("controlpersist", &["control_master"]),
+];
+
+/// The keywords of the lines that arcssh can have written into a block. A line with another keyword is the user's.
+fn written_keywords(block: &str) -> Vec<String> {
+    let options = block.lines().find(|line| line.starts_with(OPTIONS)).unwrap_or_default();
+    let has = |option: &&str| options.contains(&format!("\"{option}\":"));
+    // Format 1 has other options; see [`is_current`].
+    let is_known = has(&"selections");
+    let is_written = |keyword: &String| match BY_OPTION.iter().find(|(name, _)| name == keyword) {
+        Some((_, options)) if is_known => options.iter().any(has),
+        _ => true,
+    };
+    own_keywords().into_iter().filter(is_written).collect()
+}
+
 /// A block of which one marker is missing, if it is certain which lines arcssh wrote. Programs that parse a configuration and
 /// remove a section also remove the comments below it, such as a marker.
 fn rest_of_block(text: &str) -> Option<Range<usize>> {
@@ -374,7 +403,7 @@ pub(crate) fn foreign_lines(block: &str) -> String {
     let mut foreign: String =
         block[..first].split_inclusive('\n').filter(|text| directive(text).is_some()).map(line).collect();
     let has_template = has_template(block);
-    let own = own_keywords();
+    let own = written_keywords(block);
     for section in &sections {
         let is_closing = section.value == "*" && section.keyword == "host";
         if has_template && !is_closing {

@@ -147,6 +147,26 @@ fn lines_that_arcssh_did_not_write_move_below_the_block() {
         &format!("{begin}{entry}# why\nMatch user x\n  Port 3\n{closing}{end}"),
         "# why\nMatch user x\n  Port 3\n",
     );
+    // Without an option of the user, no entry has such a line.
+    let added =
+        "    User me\n    Port 3\n    IdentityFile ~/a\n    ForwardAgent yes\n    ControlMaster auto\n";
+    let keeps = |options: &str, expected: &str| {
+        let begin = begin.replace("{}", options);
+        let expected = if expected.is_empty() { String::new() } else { format!("Host a\n{expected}") };
+        foreign(&format!("{begin}{entry}{added}{closing}{end}"), &expected);
+    };
+    keeps(r#"{"selections":[]}"#, added);
+    keeps(r#"{"named":[{"machine":"a","user":"u"}],"selections":[]}"#, &added.replace("    User me\n", ""));
+    keeps(
+        r#"{"selections":[{"all":true,"port":2,"identity":"b"}]}"#,
+        "    User me\n    ForwardAgent yes\n    ControlMaster auto\n",
+    );
+    keeps(
+        r#"{"selections":[],"wildcard":{"pattern":"*.arc","entra":"agent"}}"#,
+        "    Port 3\n    ControlMaster auto\n",
+    );
+    // Format 1 had other options.
+    keeps(r#"{"all":true}"#, "");
     // A user's template may contain any line.
     let begin = begin.replace("{}", "{\"template\":\"t\"}");
     foreign(&format!("{begin}Host a\n  Compression no\n{closing}{end}"), "");
