@@ -409,7 +409,7 @@ fn teardown_removes_only_the_extension_that_an_option_names() {
     assert_eq!(arcssh(&w, "teardown m01 --yes").code, Some(0));
     assert_eq!(write_requests(&w), ["DELETE SSH"]);
     let dry = on_a_terminal(&w, "teardown m01 --entra --sshd", "n\n");
-    let plan = "arcssh: m01 in rg-arc: disable SSH\narcssh: m01 in rg-arc: remove the extension AADSSHLoginForLinux; Entra ID users can no longer log in\n";
+    let plan = "arcssh: m01 in rg-arc: remove the extension AADSSHLoginForLinux; Entra ID users can no longer log in\n";
     assert!(dry.code == Some(1) && dry.stderr.contains(plan), "{}", dry.stderr);
     let run = arcssh(&w, "teardown m01 --entra --sshd --yes");
     assert_eq!(
@@ -419,7 +419,7 @@ fn teardown_removes_only_the_extension_that_an_option_names() {
         run.stderr
     );
     let shown = lines(&run);
-    assert_eq!(shown[2], "arcssh: m01: the extension AADSSHLoginForLinux is removed, after N s");
+    assert_eq!(shown[1], "arcssh: m01: the extension AADSSHLoginForLinux is removed, after N s");
     let [publisher, kind] = SSHD;
     let w = lab_of(windows().extension(publisher, kind, "Succeeded"));
     w.emulator().set_role(Role::LocalUserLogin);

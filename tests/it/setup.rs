@@ -550,12 +550,25 @@ fn teardown_disables_the_service_and_clears_the_cache() {
         "the cached credentials are deleted: {}",
         failed.stderr
     );
-    for _ in 0..2 {
-        let run = run(&mut w.arcssh(&["teardown", "web01", "--endpoint", "--yes"]));
-        assert!(run.code == Some(0) && !w.emulator().machine("web01").has_endpoint(), "{}", run.stderr);
-    }
-    let run = run(&mut w.arcssh(&["teardown", "web01", "--yes"]));
-    assert_eq!(run.code, Some(0), "a machine without a service is already down: {}", run.stderr);
+    let nothing = |words: &[&str], state: &str| {
+        let line = format!("arcssh: web01 in rg-arc: {state}; nothing to change");
+        let writes = write_requests(&w);
+        for option in ["--dry-run", "--yes"] {
+            let run = run(w.arcssh(&["teardown", "web01"]).args(words).arg(option));
+            assert_eq!(
+                (run.code, run.arcssh_lines()[0], write_requests(&w)),
+                (Some(0), line.as_str(), writes.clone())
+            );
+        }
+        // There is nothing to confirm.
+        let run = run(w.arcssh(&["teardown", "web01"]).args(words));
+        assert_eq!((run.code, run.arcssh_lines()[0]), (Some(0), line.as_str()), "{}", run.stderr);
+    };
+    nothing(&[], "SSH is not enabled");
+    let run = run(&mut w.arcssh(&["teardown", "web01", "--endpoint", "--yes"]));
+    assert!(run.code == Some(0) && !w.emulator().machine("web01").has_endpoint(), "{}", run.stderr);
+    nothing(&["--endpoint"], "there is no endpoint");
+    nothing(&[], "SSH is not enabled");
 }
 
 #[test]
