@@ -57,6 +57,10 @@ pub(crate) async fn run(args: &ProxyArgs, log: &LogArgs) -> Result<u8> {
     result.map_err(|error| error.during(Context::connecting(distinguished(target))))
 }
 
+/// How long a session continues after Ctrl-C, which reaches ssh too: ssh sends a last message, and prints an error if it cannot
+/// (OpenSSH, clientloop.c, `client_loop`: "send disconnect").
+const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Connects to a machine by its resource ID or name.
 async fn run_to_machine(args: &ProxyArgs, log: &LogArgs, target: &mut Target) -> Result<u8> {
     // A name in Azure contains no percent sign.
@@ -110,6 +114,13 @@ async fn run_session(
     stdio::writable().map_err(BridgeError::Output)?;
     let (input, output) = (stdio::input()?, stdio::output()?);
     let mut refresh = pin!(refresh);
+    let stop = async {
+        let end = stop.await;
+        if matches!(end, BridgeEnd::Signal(number) if number != HANGUP) {
+            let _ = timeout(LAST_MESSAGE_TIMEOUT, stdio::output_closed()).await;
+        }
+        end
+    };
     let is_regular = |end: &BridgeEnd| matches!(end, BridgeEnd::Finished | BridgeEnd::Signal(HANGUP));
     let bridge = async {
         let end = bridge::run(upgraded, input, output, stop).await;

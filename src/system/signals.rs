@@ -28,7 +28,7 @@ pub(crate) fn is_taken_over() -> bool {
 }
 
 /// Runs work, unless a signal ends arcssh first: then returns what `on_signal` makes of its number. Ctrl-C also ends programs
-/// of the same process group, so their failure can arrive before the signal.
+/// of the same process group, so their end can arrive before the signal.
 pub(crate) async fn or_shutdown<T, E>(
     signals: &mut Signals,
     work: impl Future<Output = Result<T, E>>,
@@ -39,11 +39,8 @@ pub(crate) async fn or_shutdown<T, E>(
         number = signals.next() => return on_signal(number),
         result = work => result,
     };
-    if result.is_err() {
-        tokio::task::yield_now().await; // the runtime reads signals between two tasks
-        return signals.next().now_or_never().map_or(result, on_signal);
-    }
-    result
+    tokio::task::yield_now().await; // the runtime reads signals between two tasks
+    signals.next().now_or_never().map_or(result, on_signal)
 }
 
 /// The signals that end arcssh. Those that arrive between two calls of [`Self::next`] are not lost.

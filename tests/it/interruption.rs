@@ -210,6 +210,20 @@ fn ctrl_c_ends_each_phase_at_once_and_leaves_nothing() {
     }
 }
 
+/// ssh sends a last message at Ctrl-C, and prints an error if it cannot.
+#[test]
+fn ctrl_c_ends_a_session_without_an_error() {
+    let w = lab(&["web01"]);
+    let session = "exec ssh -F .ssh/config web01 'echo reached; exec sleep 60'";
+    for _ in 0..6 {
+        let terminal = Terminal::open(w.command("script"), session);
+        assert!(eventually(LIMIT, || terminal.shown().contains("reached")), "{}", terminal.shown());
+        let (status, screen) = terminal.interrupt();
+        assert_eq!((status, screen.trim_end()), (Some(255), "^C"));
+        assert!(eventually(LIMIT, || w.survivors().is_empty()), "{:?}", w.survivors());
+    }
+}
+
 #[test]
 fn sigterm_and_sighup_end_programs_that_arcssh_runs() {
     for (name, status) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {

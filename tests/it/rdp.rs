@@ -12,6 +12,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use crate::config::Home;
+use crate::interruption::Terminal;
 use crate::ssh::User;
 use crate::support::{
     ARCSSH, LIMIT, Limited, connect, ended, eventually, finish, free_port, lab, run, script, service, signal,
@@ -209,6 +210,21 @@ fn a_file_for_another_client_is_written_and_a_signal_ends_the_tunnel() {
 }
 
 #[test]
+fn ctrl_c_closes_the_tunnel_without_an_error() {
+    let w = lab(&["web01"]);
+    let user = User::new(&w);
+    for _ in 0..6 {
+        let words = format!("exec {ARCSSH} rdp web01 --file web01.rdp");
+        let terminal = Terminal::open(user.home.command("script"), &words);
+        let is_open = || terminal.shown().contains("press Ctrl-C\n");
+        assert!(eventually(LIMIT, is_open), "{}", terminal.shown());
+        let (status, screen) = terminal.interrupt();
+        assert_eq!((status, screen.trim_end()), (Some(130), "^C"));
+        assert!(eventually(LIMIT, || w.survivors().is_empty()), "{:?}", w.survivors());
+    }
+}
+
+#[test]
 fn without_a_client_the_address_is_shown() {
     let w = lab(&["web01"]);
     let user = User::new(&w);
@@ -317,8 +333,10 @@ fn the_client_connects_to_no_other_process() {
 fn wrong_input_is_an_error_before_a_connection() {
     let w = lab(&["web01"]);
     let user = User::new(&w);
-    run(&mut rdp(&user.home, &["web01", "--client", "./none"]))
-        .failed(1, &["arcssh: the client ./none does not exist"]);
+    run(&mut rdp(&user.home, &["web01", "--client", "./none"])).failed(
+        1,
+        &["arcssh: the client ./none does not exist; name another client, or use --file instead of --client"],
+    );
     run(&mut rdp(&user.home, &["web01", "--file", "a.rdp", "--rdp-user", "a\r\nalternate shell:s:calc"])).failed(
         1,
         &["arcssh: the user \"a\\r\\nalternate shell:s:calc\" cannot be in an .rdp file: it contains a control character"],

@@ -106,7 +106,9 @@ fn viewer(args: &RdpArgs) -> Result<Option<(PathBuf, &'static [&'static str])>> 
         return Ok(CLIENTS.iter().find_map(find));
     };
     let name = program.display();
-    let program = programs::find(program).map_err(|cause| anyhow!("the client {name} {cause}"))?;
+    let program = programs::find(program).map_err(|cause| {
+        anyhow!("the client {name} {cause}; name another client, or use --file instead of --client")
+    })?;
     Ok(Some((program, &[])))
 }
 
