@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::terminal::TerminalError;
 use crate::terminal::palette::{COMMAND, Colors};
-use crate::text::{cut, grouped, is_unsafe, sanitize, shorten};
+use crate::text::{cut, grouped, is_unsafe, sanitize, shorten, width};
 
 /// The most lines that are visible at once.
 const MAX_VISIBLE: usize = 12;
@@ -195,22 +195,31 @@ impl List {
         for (at, line) in shown.clone() {
             let mark = if self.marked.contains(line) { '*' } else { ' ' };
             let pointer = if at == self.current { '>' } else { ' ' };
-            let row = format!("{pointer}{mark}{}", self.lines[*line].0);
+            let row = fitted(&self.lines[*line].0, columns.saturating_sub(2));
+            let row = format!("{pointer}{mark}{row}");
             let row = cut(&row, columns);
             text += &if at == self.current { colors.paint(COMMAND, row) } else { row.to_owned() };
             text.push('\n');
         }
         let keys = match self.choice {
             Choice::One => "Enter picks, Esc quits",
-            Choice::Several => "Enter picks, Tab marks several, Esc quits",
+            Choice::Several => "Enter picks, Tab marks, Esc quits",
         };
-        let count =
-            format!("  {} of {} machines: {keys}", grouped(self.matching.len()), grouped(self.lines.len()));
-        text += &format!("{}\n", cut(&count, columns));
+        let (matching, all) = (grouped(self.matching.len()), grouped(self.lines.len()));
+        let short = format!("  {matching} of {all}");
+        let lines = [format!("{short} machines: {keys}"), format!("{short}: {keys}"), format!("  {keys}")];
+        let fitting = lines.iter().find(|line| width(line) <= columns);
+        text += &format!("{}\n", fitting.map_or(cut(&short, columns), String::as_str));
         text += &shorten(&format!("Filter: {}", self.filter), columns);
         terminal.write_str(&text)?;
         Ok(shown.count() + 1)
     }
+}
+
+/// Returns a line that fits into `columns`. Its first column is the name, of which beginning and end remain.
+fn fitted(line: &str, columns: usize) -> String {
+    let name = line.split("  ").next().unwrap_or_default();
+    if width(name) > columns { shorten(name, columns) } else { cut(line, columns).to_owned() }
 }
 
 /// Returns how far a line is from a word: 0 if it contains the word at its beginning. The characters of the word are in the

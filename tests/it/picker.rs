@@ -73,8 +73,27 @@ fn names_fit_a_narrow_terminal_and_colours_are_optional() {
     let screen = user.screen();
     assert_eq!(screen.lines().count(), 4, "{screen}");
     assert!(!String::from_utf8_lossy(&user.bytes()).contains("\u{1b}[1m"), "NO_COLOR");
+    assert!(["e-01\n", "e-02\n"].iter().all(|end| screen.contains(end)), "{screen}");
     user.press("\u{3}");
     user.end();
+}
+
+#[test]
+fn the_line_with_the_keys_is_complete_on_a_narrow_terminal() {
+    let w = lab(&["web01", "web02"]);
+    for (columns, expected) in [
+        (60, "  2 of 2 machines: Enter picks, Tab marks, Esc quits\n"),
+        (45, "  2 of 2: Enter picks, Tab marks, Esc quits\n"),
+        (40, "  Enter picks, Tab marks, Esc quits\n"),
+        (20, "  2 of 2\n"),
+    ] {
+        let mut user = Typing::start(w.command("script"), &format!("{ARCSSH} warm"), (8, columns));
+        user.wait_for("Filter:");
+        let screen = user.screen();
+        assert!(screen.contains(expected), "{columns}: {screen}");
+        user.press("\u{3}");
+        user.end();
+    }
 }
 
 #[test]
