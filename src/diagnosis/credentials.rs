@@ -234,7 +234,8 @@ fn failure_hint(from: CredentialSource, tenant: Option<&str>, error: &SourceErro
         )
         .into(),
         SourceError::Failed(message) => {
-            cause_hint(from, message).unwrap_or_else(|| source_hint(from, tenant))
+            let hint = cause_hint(from, message).or_else(|| program_hint(from, message));
+            hint.unwrap_or_else(|| source_hint(from, tenant))
         }
         _ => source_hint(from, tenant),
     }
@@ -254,6 +255,43 @@ fn cause_hint(from: CredentialSource, text: &str) -> Option<Hint> {
         Some("upload the certificate in AZURE_CLIENT_CERTIFICATE_PATH to the application; for an application that accepts certificates by subject and issuer, set AZURE_CLIENT_SEND_CERTIFICATE_CHAIN=true".into())
     } else {
         None
+    }
+}
+
+/// Texts of a program's error that ask for a sign-in, in lower case: Entra ID's code, and the texts of azure-cli-core,
+/// `auth/util.py`, azure-dev, `pkg/auth`, and Az.Accounts, `Resources.resx`.
+const SIGN_IN_TEXTS: [&str; 10] = [
+    "aadsts",
+    "az login",
+    "auth login",
+    "connect-azaccount",
+    "authenticat",
+    "expired",
+    "log in",
+    "logged in",
+    "sign in",
+    "signed in",
+];
+/// The text of Azure CLI without a network (azure-cli-core, `_profile.py`), and that of its library (urllib3, `exceptions.py`).
+const OFFLINE_TEXTS: [&str; 2] = ["ensure you have network connection", "max retries exceeded"];
+
+/// Returns the hint for an error of a program that asks for no sign-in; `None` for one that does.
+fn program_hint(from: CredentialSource, message: &str) -> Option<Hint> {
+    let command = match from {
+        CredentialSource::AzureCli => "az account get-access-token",
+        CredentialSource::AzureDeveloperCli => "azd auth token",
+        CredentialSource::AzurePowershell => "Get-AzAccessToken",
+        _ => return None,
+    };
+    let message = message.to_lowercase();
+    let has = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    if has(&OFFLINE_TEXTS) {
+        Some(check_network())
+    } else if has(&SIGN_IN_TEXTS) {
+        None
+    } else {
+        let title = from.title();
+        Some(format!("to check {title}, run: {command}; or sign in without {title}: arcssh login").into())
     }
 }
 

@@ -114,7 +114,19 @@ fn an_error_of_a_program_ends_the_search() {
             "az",
             r#"printf 'WARNING: x\nERROR: The command failed with an unexpected error. Here is the traceback:\nTraceback (most recent call last):\n  File "a.py", line 1\nPermissionError: [Errno 13] /home/a/.azure/config\nTo check existing issues, please visit: https://github.com/Azure/azure-cli/issues\n' >&2; exit 1"#,
             "cannot get a token of Azure CLI: PermissionError: [Errno 13] /home/a/.azure/config",
-            "arcssh: hint: sign in again: az login; or: arcssh login",
+            "arcssh: hint: to check Azure CLI, run: az account get-access-token; or sign in without Azure CLI: arcssh login",
+        ),
+        (
+            "az",
+            "echo \"ERROR: Please ensure you have network connection. Error detail: HTTPSConnectionPool(host='login.microsoftonline.com', port=443): Max retries exceeded with url: /x/oauth2/v2.0/token\" >&2; exit 1",
+            "cannot get a token of Azure CLI: ERROR: Please ensure you have network connection. Error detail: HTTPSConnectionPool(host='login.microsoftonline.com', port=443): Max retries exceeded with url: /x/oauth2/v2.0/token",
+            "arcssh: hint: check the network of this computer; if it requires a proxy, run: export HTTPS_PROXY=http://PROXY:PORT",
+        ),
+        (
+            "azd",
+            "echo 'ERROR: failed to load the configuration' >&2; exit 1",
+            "cannot get a token of Azure Developer CLI: ERROR: failed to load the configuration",
+            "arcssh: hint: to check Azure Developer CLI, run: azd auth token; or sign in without Azure Developer CLI: arcssh login",
         ),
         (
             "az",
