@@ -13,7 +13,6 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::system::timeout::with_timeout;
 
@@ -37,7 +36,11 @@ impl Loopback {
     /// # Errors
     /// No process listens there, or the connection takes longer than [`CONNECT_TIMEOUT`].
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+        let timed_out = |limit: Duration| {
+            let text = format!("no connection to {address} within {} s", limit.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        };
+        let stream = with_timeout(CONNECT_TIMEOUT, TcpStream::connect(address), timed_out).await?;
         Ok(Self { stream })
     }
 
@@ -188,6 +191,20 @@ mod tests {
         let connection = Loopback::connect(listener.local_addr().unwrap()).await.unwrap();
         let error = connection.owner().await.unwrap_err();
         assert!(error.to_string().contains("does not show which user listens on 127.0.0.1"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[cfg(target_os = "linux")]
+    async fn a_connection_that_takes_too_long_is_an_error_with_the_address_and_the_limit() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A full queue of connections answers no further one (listen(2)).
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let _queue: Vec<_> = std::iter::from_fn(|| connect().ok()).collect();
+        let error = Loopback::connect(address).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("no connection to {address} within 2 s"));
     }
 
     #[tokio::test]
