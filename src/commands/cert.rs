@@ -55,7 +55,13 @@ pub(crate) async fn run(args: &CertArgs) -> Result<u8> {
     };
     let (key, file) = (home::expanded(&private_key_file(file)?), home::expanded(file));
     let pair = with_progress(certificates.pair()).await?.for_login_name(args.login_name.as_deref())?;
-    write(&pair, &key, &file, &session.store).await
+    write(&pair, &key, &file, &session.store).await?;
+    // ssh runs this command from a host entry, and discards its standard output.
+    if stdout().is_terminal() {
+        note(&format!("wrote {} and the private key {}", file.display(), key.display()));
+        print_summary(&pair.certificate)?;
+    }
+    Ok(0)
 }
 
 /// Requests a certificate while it shows the progress.
@@ -140,7 +146,7 @@ fn private_key_file(file: &Path) -> anyhow::Result<PathBuf> {
 
 /// Writes the key and the certificate. Only one process writes at a time, so that both always belong together. If a
 /// process ends between the two files, the comment of the certificate lets the next process replace both.
-async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> Result<u8> {
+async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> Result<()> {
     if let Some(folder) = file.parent() {
         files::create_private_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
@@ -156,7 +162,7 @@ async fn write(pair: &CertifiedKey, key: &Path, file: &Path, store: &Store) -> R
     let keys = keys.into_iter().flatten().map(fingerprint).collect::<Vec<_>>().join(" ");
     replace(file, &with_comment(&pair.certificate, &format!("{PAIR} {keys}")))?;
     replace(key, pair.pem.text())?;
-    Ok(0)
+    Ok(())
 }
 
 /// Returns whether arcssh wrote the private key together with the certificate: the comment of the certificate contains the

@@ -1,13 +1,16 @@
 //! `arcssh warm`: connects to each machine once, so that its next connection uses cached credentials.
 
+use std::io::{IsTerminal as _, stdout};
+
 use serde_json::{Value, json};
 
+use crate::azure::hybrid_connectivity::Service;
 use crate::cli::WarmArgs;
 use crate::commands::session::{Session, failure, for_each, note_disconnected};
 use crate::diagnosis::{self, Context, Result, all_done};
 use crate::machines::NamedMachine;
-use crate::terminal::output::{print, print_json};
-use crate::text::grouped;
+use crate::terminal::output::{note, print, print_json};
+use crate::text::{grouped, shell_quote};
 
 /// Connects to the machines and returns the exit status.
 ///
@@ -29,7 +32,20 @@ pub(crate) async fn run(args: &WarmArgs) -> Result<u8> {
         ))?;
         return Ok(all_done(results).map_or_else(|error| diagnosis::report(&error), |()| 0));
     }
-    report(results)
+    let is_ready = results.iter().all(Result::is_ok);
+    let status = report(results)?;
+    if is_ready && args.target.service == Service::Ssh && stdout().is_terminal() {
+        note(&format!("hint: to connect, run: {}", connect_command(&machines[0])));
+    }
+    Ok(status)
+}
+
+/// Returns how to connect to a machine with its host entry, or without one.
+fn connect_command(named: &NamedMachine) -> String {
+    match &named.host_entry {
+        Some(alias) => format!("ssh {}", shell_quote(alias)),
+        None => format!("arcssh ssh {}", shell_quote(&named.argument)),
+    }
 }
 
 fn outcome(named: &NamedMachine, result: &Result<()>) -> Value {

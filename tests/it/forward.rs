@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use arcssh_emulator::RelayFault;
+use arcssh_emulator::{Machine, RelayFault};
 use serde_json::{Value, json};
 
 use crate::faults::{times_scheduled, wait_until_unchanged};
@@ -420,6 +420,23 @@ fn a_machine_that_does_not_exist_is_reported_at_the_start() {
 }
 
 #[test]
+fn machines_with_the_same_error_share_a_message_and_a_hint() {
+    let w =
+        lab_with(&["web01"], |builder| builder.machine(Machine::new("web02")).machine(Machine::new("web03")));
+    for name in ["web02", "web03"] {
+        w.emulator().machine(name).remove_endpoint();
+    }
+    let run = run(&mut w.arcssh(&["forward", "web01", "web02", "web03"]));
+    run.failed(
+        1,
+        &[
+            "arcssh: cannot connect to 2 machines: the machine has no connectivity endpoint (404 ResourceNotFound): web02, web03",
+            "arcssh: hint: enable it: arcssh setup rg-arc/web02 rg-arc/web03",
+        ],
+    );
+}
+
+#[test]
 fn fifty_first_connections_request_credentials_once() {
     let w = lab(&["web01"]);
     let forwarder = Forwarder::json(&w, &["web01", &port_option(&w, echo())]);
@@ -679,6 +696,7 @@ fn a_terminal_shows_a_line_for_each_connection_and_the_totals() {
     let ipv6 = if crate::support::has_ipv6() { format!(" and [::1]:{port}") } else { String::new() };
     let listens = port_option(&w, option.trim_start_matches("--port=").parse().unwrap());
     shows(&format!("web01:{} at 127.0.0.1:{port}{ipv6}\n", listens.trim_start_matches("--port=")));
+    shows(&format!("arcssh: hint: to stop, press Ctrl-C; to connect, run: ssh -p {port} USER@127.0.0.1\n"));
     drop(connected(connect(port)));
     shows(": 1 bytes sent, 1 received, ");
     w.emulator().machine("web01").set_online(false);
@@ -687,7 +705,7 @@ fn a_terminal_shows_a_line_for_each_connection_and_the_totals() {
     }
     let failed = "cannot connect to web01: the machine's Arc agent is not connected to the relay";
     assert!(eventually(LIMIT, || terminal.shown().matches(failed).count() == 2), "{}", terminal.shown());
-    assert_eq!(terminal.shown().matches("arcssh: hint: ").count(), 1, "{}", terminal.shown());
+    assert_eq!(terminal.shown().matches("arcssh: hint: ").count(), 2, "{}", terminal.shown());
     let (status, screen) = terminal.interrupt();
     assert_eq!(
         (status, screen.as_str()),

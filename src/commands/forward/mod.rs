@@ -9,7 +9,8 @@ use crate::commands::destination::Destination;
 use crate::commands::forward::exec::Exec;
 use crate::commands::forward::report::{Form, Report};
 use crate::commands::forward::server::Server;
-use crate::diagnosis::{Context, Result};
+use crate::diagnosis::code::ExitStatus;
+use crate::diagnosis::{Context, Error, Result, all_done};
 use crate::net::listener::{Listener, Local};
 use crate::system::signals::{Signals, or_shutdown, take_over};
 use crate::terminal::output::note;
@@ -53,6 +54,11 @@ pub(crate) async fn run(args: &ForwardArgs) -> Result<u8> {
     status
 }
 
+/// Returns whether another machine may have no such error.
+fn is_of_machine(error: &Error) -> bool {
+    matches!(error.diagnose().code.exit_status(), ExitStatus::NotConfigured | ExitStatus::Denied)
+}
+
 /// Opens the listeners, and then verifies that Azure issues credentials for each machine, one after the other: each machine can
 /// have another account, and a wrong password of a proxy must not be sent twice. Nothing connects to a machine: a connection
 /// without a login counts against all users of its sshd (sshd_config(5), `PerSourcePenalties`).
@@ -64,16 +70,27 @@ async fn prepare(args: &ForwardArgs) -> Result<Vec<Forward>> {
         forwards => forwards.iter().map(bind).collect::<Result<_, _>>()?,
     };
     let (progress, all) = (Progress::default(), listeners.len());
-    let mut forwards = Vec::new();
+    let (mut forwards, mut results) = (Vec::new(), Vec::new());
     for (number, listener) in listeners.into_iter().enumerate() {
-        let machine = args.forwards.get(number).map(|forward| forward.machine.as_str());
-        let destination = Destination::open(machine, &args.destination, "forward").await?;
-        let Destination { session, target, .. } = &destination;
-        progress.set(Step::left(all - forwards.len(), all, "machines", vec![target.name.clone()]));
-        let verified = progress.run(session.cache_credentials(target)).await;
-        verified.map_err(|error| error.during(Context::connecting(target.clone())))?;
-        forwards.push(Forward { destination, listener });
+        let open = async {
+            let machine = args.forwards.get(number).map(|forward| forward.machine.as_str());
+            let destination = Destination::open(machine, &args.destination, "forward").await?;
+            let Destination { session, target, .. } = &destination;
+            progress.set(Step::left(all - number, all, "machines", vec![target.name.clone()]));
+            let verified = progress.run(session.cache_credentials(target)).await;
+            verified.map_err(|error| error.during(Context::connecting(target.clone())))?;
+            Ok(destination)
+        };
+        match open.await {
+            Err(error) if !is_of_machine(&error) => return Err(error),
+            result => {
+                results.push(result.map(|destination| forwards.push(Forward { destination, listener })))
+            }
+        }
     }
+    let is_one = results.iter().filter(|result| result.is_err()).count() == 1;
+    results.retain(|result| result.is_err() || !is_one);
+    all_done(results)?;
     let has_port = forwards.iter().any(|forward| forward.listener.socket().is_none());
     if has_port && args.bind.is_some_and(|address| !address.is_loopback()) {
         note("warning: other computers can connect to these ports too");

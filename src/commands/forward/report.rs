@@ -2,11 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::azure::hybrid_connectivity::Service;
 use crate::azure::target::Target;
 use crate::cli::forward::ForwardArgs;
 use crate::commands::destination::Destination;
@@ -95,6 +96,18 @@ struct Totals {
     received: usize,
 }
 
+/// Returns how to use the first port, and how to stop.
+fn next_step(forwards: &[Forward]) -> String {
+    let stop = "to stop, press Ctrl-C";
+    let ssh = forwards.iter().filter(|forward| forward.destination.target.service == Service::Ssh);
+    match ssh.flat_map(|forward| forward.listener.addresses()).next() {
+        Some(address) => {
+            format!("hint: {stop}; to connect, run: ssh -p {} USER@{}", address.port(), address.ip())
+        }
+        None => format!("hint: {stop}"),
+    }
+}
+
 pub(super) struct Report {
     form: Form,
     totals: Cell<Totals>,
@@ -133,6 +146,9 @@ impl Report {
                 }))?,
                 Form::Errors => {}
             }
+        }
+        if self.form == Form::Text && io::stdout().is_terminal() {
+            note(&next_step(forwards));
         }
         Ok(())
     }
