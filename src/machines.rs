@@ -509,6 +509,24 @@ pub(crate) async fn find(arm: &Arm, text: &str, subscriptions: &[String]) -> Res
     pick(arm, text, &ensure_subscription(arm, known).await?).await
 }
 
+/// Finds the machine as [`find`] does. If there is none, the error suggests similar names of all machines.
+///
+/// # Errors
+/// Those of [`find`].
+pub(crate) async fn find_or_suggest(
+    arm: &Arm,
+    store: &Store,
+    text: &str,
+    subscriptions: &[String],
+) -> Result<Machine, SelectError> {
+    match find(arm, text, subscriptions).await {
+        Err(SelectError::Unknown { .. }) if subscriptions.is_empty() => {
+            pick(arm, text, &list_visible(arm, store, &[]).await?).await
+        }
+        result => result,
+    }
+}
+
 /// Finds the machine as [`find`] does, in a list. A text that is the name of one machine and an alias of another one is
 /// ambiguous.
 ///

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::builder::{OsStringValueParser, StyledStr};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -38,6 +38,7 @@ use crate::cli::ping::PingArgs;
 use crate::cli::rdp::RdpArgs;
 use crate::cli::ssh::{SshArgs, SshWords};
 use crate::entra_ssh::CertificateOptions;
+use crate::machines::similar;
 use crate::ssh::host_entry::{CertificateMode, Platform, from_word};
 use crate::terminal::palette::{COMMAND, HEADING, HELP};
 
@@ -78,7 +79,10 @@ impl Cli {
         }
         let ssh_words = take_ssh_words(&mut words);
         let matches = match Self::command().try_get_matches_from(&words) {
-            Err(error) if error.use_stderr() => with_fixed_usage(Self::command()).try_get_matches_from(words),
+            Err(error) if error.use_stderr() => {
+                let matches = with_fixed_usage(Self::command()).try_get_matches_from(&words);
+                matches.map_err(|error| with_similar_option(error, &words))
+            }
             result => result,
         };
         let mut cli = Self::of(&matches?)?;
@@ -199,6 +203,32 @@ fn with_fixed_usage(mut command: clap::Command) -> clap::Command {
     let usage = command.render_usage().to_string();
     let command = command.override_usage(usage.trim_start_matches("Usage: ").to_owned());
     command.mut_subcommands(with_fixed_usage)
+}
+
+/// Replaces clap's suggestions for an unknown option: an unrelated one, such as `--output` for `--group`, and to pass the option
+/// as the name of a machine.
+fn with_similar_option(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return error };
+    let Some(name) = typed.strip_prefix("--").filter(|_| error.kind() == ErrorKind::UnknownArgument) else {
+        return error;
+    };
+    let mut all = Cli::command();
+    all.build();
+    let before = words.iter().take_while(|word| !word.to_string_lossy().starts_with(typed.as_str()));
+    let command = before.skip(1).fold(&all, |command, word| command.find_subcommand(word).unwrap_or(command));
+    let options = command.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(Arg::get_long);
+    let similar = similar(name, options.filter(|option| option.len() > 2));
+    match similar.first() {
+        Some(option) => {
+            error.insert(ContextKind::SuggestedArg, ContextValue::String(format!("--{option}")));
+        }
+        None => drop(error.remove(ContextKind::SuggestedArg)),
+    }
+    if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().starts_with("to pass '"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
 }
 
 /// Returns the text of a usage error, with the command that prints the help of the command on this command line.
@@ -1013,7 +1043,7 @@ pub(crate) struct TeardownArgs {
     /// Do not ask for confirmation
     #[arg(short, long, help_heading = "Setup")]
     pub(crate) yes: bool,
-    /// Show the changes only, and exit with status 1
+    /// Show the changes only; exit with status 1 if there are any
     #[arg(long, conflicts_with = "yes", help_heading = "Setup")]
     pub(crate) dry_run: bool,
     #[command(flatten)]

@@ -184,9 +184,11 @@ async fn known(destination: &Destination) -> Result<Machine> {
     if machine.vm_id.is_some() {
         return Ok(machine.clone());
     }
-    let step = Step::wait(format!("properties of {}", id.name)).with(" from Azure Resource Manager");
+    let step = Step::wait(format!("properties of {}", id.name)).or("properties of the machine");
+    let step = step.with(" from Azure Resource Manager");
     let find = async { Ok::<_, Error>(find(&session.arm, &id.to_string(), &[]).await?) };
-    Progress::default().run_with_timeout(ARM_TIMEOUT, step, find).await
+    let progress = Progress::default();
+    progress.run(progress.run_with_timeout(ARM_TIMEOUT, step, find)).await
 }
 
 /// Returns the name under which a host entry would record the host key, or the machine's name if Azure does not return its ID.

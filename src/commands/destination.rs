@@ -9,10 +9,11 @@ use crate::cli::destination::DestinationArgs;
 use crate::cli::proxy_command::{HostEntry, find_entry};
 use crate::commands::session::{Session, pick_machine};
 use crate::diagnosis::{Error, Result};
-use crate::machines::{SelectError, distinguished, find, list_visible, pick as pick_known, without_suffix};
+use crate::machines::{distinguished, find_or_suggest, without_suffix};
 use crate::relay::connector::ARM_TIMEOUT;
 use crate::ssh::managed_block;
 use crate::terminal::progress::{Progress, Step};
+use crate::text::shell_quote;
 
 /// A machine with the account and the port to connect to it.
 pub(crate) struct Destination {
@@ -37,7 +38,7 @@ impl Destination {
     /// Azure with the same name, as it does for ssh.
     ///
     /// # Errors
-    /// [`SelectError`]; Azure rejects a request; see [`Session::open`].
+    /// [`crate::machines::SelectError`]; Azure rejects a request; see [`Session::open`].
     pub(crate) async fn open(
         machine: Option<&str>,
         args: &DestinationArgs,
@@ -64,6 +65,20 @@ impl Destination {
         let port = args.target.port.or(of_entry).unwrap_or(service.default_port());
         let target = distinguished(Target::new(&id, service, port));
         Ok(Self { session, id, target, machine, entry })
+    }
+}
+
+impl Destination {
+    /// Returns how to connect with ssh; `None` for another service.
+    pub(crate) fn connect_command(&self) -> Option<String> {
+        let Self { target, entry, .. } = self;
+        let port = entry.as_ref().map_or(Service::Ssh.default_port(), |entry| entry.host.port);
+        let port = if target.port == port { String::new() } else { format!("-p {} ", target.port) };
+        let (program, machine) = match entry {
+            Some(entry) => ("ssh", &entry.host.alias),
+            None => ("arcssh ssh", &target.argument),
+        };
+        (target.service == Service::Ssh).then(|| format!("{program} {port}{}", shell_quote(machine)))
     }
 }
 
@@ -97,16 +112,10 @@ async fn find_machine(
     let suffix = suffix.unwrap_or_else(|| managed_block::suffix(&managed_block::text_of_user()));
     let subscription = args.subscription.clone().or(entry.and_then(|entry| entry.proxy.subscription.clone()));
     let (name, subscriptions) = (without_suffix(machine, &suffix, &[]), Vec::from_iter(subscription));
-    let step = Step::wait(format!("resource ID of {name}")).with(" from Azure Resource Manager");
-    let find = async {
-        match find(&session.arm, name, &subscriptions).await {
-            // The names of all machines show which one the user may mean.
-            Err(SelectError::Unknown { .. }) if subscriptions.is_empty() => {
-                let known = list_visible(&session.arm, &session.store, &[]).await?;
-                Ok::<_, Error>(pick_known(&session.arm, name, &known).await?)
-            }
-            result => Ok(result?),
-        }
-    };
-    Progress::default().run_with_timeout(ARM_TIMEOUT, step, find).await
+    let step = Step::wait(format!("resource ID of {name}")).or("resource ID");
+    let step = step.with(" from Azure Resource Manager");
+    let find =
+        async { Ok::<_, Error>(find_or_suggest(&session.arm, &session.store, name, &subscriptions).await?) };
+    let progress = Progress::default();
+    progress.run(progress.run_with_timeout(ARM_TIMEOUT, step, find)).await
 }

@@ -131,27 +131,36 @@ async fn sign_in(args: &LoginArgs, cloud: &Cloud, store: &Store) -> Result<Signe
     let sign_in = sign_in.to(args.scope.as_deref().unwrap_or(&cloud.arm_scope));
     let claims = login::challenge(cloud, store, args.tenant.as_deref())?;
     let sign_in = sign_in.for_account(args.account.as_deref()).with_claims(claims);
+    let progress = Progress::default();
     let signed_in = if args.device_code {
-        let progress = Progress::default();
         progress.set(Step::wait("code").with(" from Entra ID"));
         let show = |text: &str| {
             progress.println(text);
             progress.set(Step::wait("sign-in").with(" on the other device"));
         };
         progress.run(sign_in.by_device_code(show)).await
+    } else if is_elsewhere() {
+        sign_in.by_browser(open_browser, typed_line, explain(note)).await
     } else {
-        sign_in.by_browser(open_browser, typed_line, explain).await
+        progress.set(Step::wait("sign-in").with(" in the browser"));
+        let explain = explain(|text| progress.println(text));
+        progress.run(sign_in.by_browser(open_browser, typed_line, explain)).await
     };
     Ok(signed_in?)
 }
 
-/// Explains why the browser's response does not arrive.
-fn explain(problem: Problem) {
-    match problem {
-        Problem::Https(port) => note(&format!(
+/// Returns whether the user may sign in on another computer, and paste an address here, which progress would overwrite.
+fn is_elsewhere() -> bool {
+    !webbrowser::Browser::is_available() || std::env::var_os("SSH_CONNECTION").is_some()
+}
+
+/// Returns a function that explains why the browser's response does not arrive.
+fn explain(print: impl Fn(&str)) -> impl Fn(Problem) {
+    move |problem| match problem {
+        Problem::Https(port) => print(&format!(
             "the browser opened https://localhost:{port}: in its address bar, type http:// in place of https://"
         )),
-        Problem::NotTheResponse => note(
+        Problem::NotTheResponse => print(
             "this is not the response to this sign-in: paste the whole address, which begins with http://localhost",
         ),
     }
@@ -169,8 +178,7 @@ fn open_browser(url: &Url, link: &str) {
     if !is_available {
         note(WITHOUT_BROWSER);
     }
-    let is_elsewhere = !is_available || std::env::var_os("SSH_CONNECTION").is_some();
-    if cfg!(unix) && is_elsewhere && std::io::stdin().is_terminal() {
+    if cfg!(unix) && is_elsewhere() && std::io::stdin().is_terminal() {
         note(
             "if the browser is on another computer, sign in there, and paste the address that it cannot open here:",
         );

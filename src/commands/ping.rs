@@ -4,6 +4,7 @@
 //! connects once, and then sends pings over that connection.
 
 use std::cell::RefCell;
+use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -18,13 +19,13 @@ use crate::cli::ssh::Address;
 use crate::commands::destination::Destination;
 use crate::diagnosis::{Context, Diagnosis, Error, Result, last_error};
 use crate::net::{self, Step};
-use crate::relay::connector::Connector;
+use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::relay::handshake::{self, Upgraded};
 use crate::relay::round_trip::Line;
 use crate::system::signals::{Signals, or_shutdown, take_over};
 use crate::terminal::TerminalError;
 use crate::terminal::output::{end_line, note, print, print_json};
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{self, Progress};
 use crate::text::sanitize;
 
 /// The longest silence of sshd before its identification: it may look up names first.
@@ -117,6 +118,13 @@ pub(crate) async fn run(args: &PingArgs) -> Result<u8> {
         error => error.during(Context::connecting(target)),
     });
     pinger.finish(result.as_ref().err())?;
+    let is_done = result.is_ok() && status == 0;
+    if is_done && !args.output.is_json() && stdout().is_terminal() {
+        destination
+            .connect_command()
+            .iter()
+            .for_each(|command| note(&format!("hint: to connect, run: {command}")));
+    }
     result.map(|()| status)
 }
 
@@ -126,7 +134,10 @@ async fn open(args: &PingArgs) -> Result<Destination> {
     let options = address.with_port(&args.destination);
     let destination = Destination::open(address.machine.as_deref(), &options, "ping").await?;
     let Destination { session, target, .. } = &destination;
-    let cached = session.cache_credentials(target).await;
+    let progress = Progress::default();
+    let step = progress::Step::wait(format!("relay credentials of {target}")).or("relay credentials");
+    progress.set_deadline(step.with(" from Azure Resource Manager"), ARM_TIMEOUT);
+    let cached = progress.run(session.cache_credentials(target)).await;
     cached.map_err(|error| error.during(Context::connecting(target.clone())))?;
     Ok(destination)
 }
@@ -171,6 +182,8 @@ impl Pinger<'_> {
     /// Returns the time of one round trip; `None`: the relay does not answer.
     async fn round_trip(&self, number: u64, open: &mut Open) -> Result<Option<Duration>> {
         let (method, start) = (self.results.borrow().method, Instant::now());
+        let progress = Progress::default();
+        progress.set("relay".into());
         match method {
             Method::Ping => {
                 if open.since.elapsed() > MAX_AGE {
@@ -178,9 +191,12 @@ impl Pinger<'_> {
                     let new = Open { line: Line::new(upgraded), relay, since: Instant::now() };
                     std::mem::replace(open, new).line.close().await;
                 }
-                return Ok(open.line.round_trip(number, PONG_TIMEOUT).await?);
+                progress.set_deadline("relay".into(), PONG_TIMEOUT);
+                return Ok(progress.run(open.line.round_trip(number, PONG_TIMEOUT)).await?);
             }
-            Method::Tls => drop(self.destination.session.net.connect(&open.relay).await?),
+            Method::Tls => {
+                drop(progress.run(self.destination.session.net.connect(&open.relay)).await?);
+            }
             Method::Connect => {
                 let (upgraded, _) = self.dial().await?;
                 let time = start.elapsed();
@@ -210,7 +226,10 @@ impl Pinger<'_> {
         let mut line = Line::new(upgraded);
         if target.service == Service::Ssh {
             let start = Instant::now();
-            let banner = line.identification(BANNER_TIMEOUT).await?;
+            let progress = Progress::default();
+            progress
+                .set_deadline(progress::Step::wait(format!("sshd of {target}")).or("sshd"), BANNER_TIMEOUT);
+            let banner = progress.run(line.identification(BANNER_TIMEOUT)).await?;
             let time = start.elapsed();
             self.say(&format!("{banner} after {}", ms(time)))?;
             self.results.borrow_mut().banner = Some((banner, time));

@@ -89,6 +89,12 @@ fn a_usage_error_suggests_the_similar_word_and_names_the_command_of_the_help() {
             "arcssh setup [OPTIONS] [MACHINE]...",
             "setup ",
         ),
+        (
+            &["config", "--group", "rg-web"],
+            "exists: '--resource-group'",
+            "arcssh config [OPTIONS] [MACHINE]...",
+            "config ",
+        ),
         (&["login", "--device"], "exists: '--device-code'", "arcssh login [OPTIONS]", "login "),
         (&["cache", "shwo"], "subcommand exists: 'show'", "arcssh cache [OPTIONS] <COMMAND>", "cache "),
         (&["cache", "show", "--verbos"], "exists: '--verbose'", "arcssh cache show [OPTIONS]", "cache "),
@@ -107,6 +113,21 @@ fn a_usage_error_suggests_the_similar_word_and_names_the_command_of_the_help() {
         assert_eq!(usages, if usage.is_empty() { vec![] } else { vec![usage] }, "{}", error.stderr);
         let help = format!("For help: arcssh {help}--help");
         assert_eq!(lines.last(), Some(&help.as_str()), "{}", error.stderr);
+    }
+}
+
+#[test]
+fn an_unknown_option_gets_no_unrelated_suggestion() {
+    for words in [
+        &["config", "--rg", "x"][..],
+        &["setup", "--format", "json"],
+        &["list", "--force"],
+        &["warm", "--host-name", "web01"],
+        &["list", "--yess"],
+        &["cache", "show", "--json"],
+    ] {
+        let error = run_arcssh(words);
+        assert!(error.code == Some(2) && !error.stderr.contains("tip:"), "{words:?}: {}", error.stderr);
     }
 }
 

@@ -59,10 +59,11 @@ const COMMANDS: [&str; 21] = [
     "version",
 ];
 
-const USAGE: [Step; 9] = [
+const USAGE: [Step; 10] = [
     Step("arcssh", ""),
     Step("arcssh confg", ""),
     Step("arcssh config --usr ada", ""),
+    Step("arcssh config --group rg-web", ""),
     Step("arcssh config --adopt --remove", ""),
     Step("arcssh cache shwo", ""),
     Step("arcssh list --output jso", ""),
@@ -107,10 +108,11 @@ const CONFIG: [Step; 8] = [
     Step("arcssh config --file team.config web01", ""),
 ];
 
-const SETUP: [Step; 10] = [
+const SETUP: [Step; 11] = [
     Step("env TERM=dumb arcssh setup", ""),
     Step("arcssh setup --dry-run", "web02"),
     Step("arcssh setup new01 --dry-run", ""),
+    Step("arcssh forward new01 bare01", ""),
     Step("arcssh setup new01", "n"),
     Step("arcssh setup new01", "y"),
     Step("arcssh setup web01", ""),
@@ -120,12 +122,13 @@ const SETUP: [Step; 10] = [
     Step("arcssh setup web01 --sshd", ""),
 ];
 
-const CONNECT: [Step; 16] = [
+const CONNECT: [Step; 18] = [
     Step("arcssh ssh web09", ""),
     Step("arcssh ssh off01 --wait 0 uptime", ""),
     Step("arcssh rdp web01 --client ./none", ""),
     Step("ssh -o BatchMode=yes web09.arc uptime", ""),
     Step("arcssh last web09.arc", ""),
+    Step("arcssh warm web01 web02", ""),
     Step("arcssh warm web01 off01 web02 --jobs 1 --wait 0", ""),
     Step("arcssh known-hosts web01", ""),
     Step("arcssh known-hosts off01 --wait 0", ""),
@@ -133,14 +136,19 @@ const CONNECT: [Step; 16] = [
     Step("arcssh proxy --host web09", ""),
     Step("arcssh proxy web01", ""),
     Step("arcssh forward web01 --exec 'echo {host} {port}'", ""),
+    Step("arcssh forward web08 web09", ""),
     Step("arcssh forward web01 2201", ""),
     Step("arcssh forward web01 --bind 192.0.2.1", ""),
     Step("arcssh ping web01 --count 2", ""),
     Step("arcssh ping off01 --wait 0", ""),
 ];
 
-const CERTIFICATES: [Step; 3] =
-    [Step("arcssh cert --show", ""), Step("arcssh cert", ""), Step("arcssh cert --show", "")];
+const CERTIFICATES: [Step; 4] = [
+    Step("arcssh cert --show", ""),
+    Step("arcssh cert", ""),
+    Step("arcssh cert --show", ""),
+    Step("arcssh cert --file id-cert.pub", ""),
+];
 
 const DOCTOR: [Step; 3] =
     [Step("arcssh doctor web01", ""), Step("arcssh doctor off01", ""), Step("arcssh doctor web09", "")];
@@ -152,12 +160,13 @@ const DENIED: [Step; 4] = [
     Step("arcssh doctor web01", ""),
 ];
 
-const END: [Step; 8] = [
+const END: [Step; 9] = [
     Step("arcssh cache", ""),
     Step("arcssh cache show", ""),
     Step("arcssh cache clear", ""),
     Step("arcssh teardown web02", "n"),
     Step("arcssh teardown web02", "y"),
+    Step("arcssh teardown web02", ""),
     Step("arcssh version", ""),
     Step("arcssh logout", ""),
     Step("arcssh logout", ""),

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use arcssh_emulator::{ArmCall, ArmFault, Machine};
 
+use crate::interruption::Terminal;
 use crate::matrix::to_relay_with;
-use crate::support::{ARCSSH, LIMIT, Lab, lab, lab_with, on_a_terminal, run, service};
+use crate::support::{ARCSSH, LIMIT, Lab, eventually, lab, lab_with, on_a_terminal, run, service};
 
 const ERASED: &str = "\r\u{1b}[K";
 
@@ -118,6 +119,49 @@ fn waiting_for_azure_shows_elapsed_time_and_limit() {
         let line = format!("{ERASED}arcssh: waiting for the {expected}{ERASED}");
         assert!(screen.contains(&line), "{line:?}\nis not in\n{screen:?}");
     }
+}
+
+/// Also in the commands that find a machine by its name, or without a host entry.
+#[test]
+fn each_command_that_connects_shows_what_it_waits_for() {
+    let slow = |call| ArmFault::new(500, "InternalServerError", "").on(call).after(Duration::from_secs(3));
+    let w = lab_with(&["web01"], |builder| builder.machine(Machine::new("web02").offline()));
+    let id = w.emulator().machine("web02").resource_id();
+    let azure = "from Azure Resource Manager; 1 s so far, 150 s at most";
+    for (call, words, expected) in [
+        (ArmCall::ResourceGraph, "ssh --wait 0 web02 true".into(), format!("resource ID of web02 {azure}")),
+        (ArmCall::ResourceGraph, "rdp --wait 0 web02".into(), format!("resource ID of web02 {azure}")),
+        (ArmCall::ResourceGraph, "forward web02 --exec true".into(), format!("resource ID of web02 {azure}")),
+        (ArmCall::ResourceGraph, "ping --wait 0 web02".into(), format!("resource ID of web02 {azure}")),
+        (ArmCall::Machine, format!("ssh --wait 0 {id} true"), format!("properties of web02 {azure}")),
+        (ArmCall::ListCredentials, "ping web01".into(), format!("relay credentials of web01 {azure}")),
+    ] {
+        w.clear_cache();
+        w.emulator().arm_fault(slow(call));
+        let screen = screen_of(&w, 120, &format!("{ARCSSH} {words} </dev/null; true"));
+        let line = format!("{ERASED}arcssh: waiting for the {expected}{ERASED}");
+        assert!(screen.contains(&line), "{line:?}\nis not in\n{screen:?}");
+    }
+}
+
+#[test]
+fn login_shows_that_it_waits_for_the_browser() {
+    let w = lab(&["web01"]);
+    let words = format!("stty cols 100; BROWSER=true exec {ARCSSH} login");
+    let terminal = Terminal::open(w.command("script"), &words);
+    let line = "arcssh: waiting for the sign-in in the browser; 2 s so far";
+    assert!(eventually(LIMIT, || terminal.shown().contains(line)), "{}", terminal.shown());
+    assert_eq!(terminal.interrupt(), (Some(130), format!("^C{ERASED}")));
+}
+
+#[test]
+fn ping_shows_that_it_waits_for_sshd() {
+    let w = lab(&["web01"]);
+    let (port, silent) = (w.sshd().port(), service(|_stream| thread::park_timeout(LIMIT)));
+    w.emulator().machine("web01").move_port(port, silent);
+    let screen = screen(&w, &format!("{ARCSSH} ping web01 --port {port}; true"));
+    let line = format!("{ERASED}arcssh: waiting for the sshd of web01; 1 s so far, 10 s at most{ERASED}");
+    assert!(screen.contains(&line), "{screen:?}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::commands::doctor::local::{self, Block, HostKey};
 use crate::diagnosis::{Context, Error, Result};
 use crate::entra_ssh::CertificateOptions;
 use crate::entra_ssh::cache::{CertificateCache, CertifiedKey};
-use crate::machines::{distinguished, find, without_suffix};
+use crate::machines::{distinguished, find, find_or_suggest, without_suffix};
 use crate::net::{self, Net, NetError, x509};
 use crate::provisioning::{ServiceState, inspect};
 use crate::relay::bridge::{self, BridgeEnd};
@@ -368,7 +368,10 @@ impl Prober<'_> {
         let subscriptions: Vec<String> = self.args.subscription.iter().cloned().collect();
         let suffix = managed_block::suffix(&managed_block::read(&self.file).unwrap_or_default());
         let name = without_suffix(name, &suffix, &[]);
-        within(PROBE_TIMEOUT, ARM, async { Ok(find(&self.arm, name, &subscriptions).await?.id) }).await
+        within(PROBE_TIMEOUT, ARM, async {
+            Ok(find_or_suggest(&self.arm, &self.store, name, &subscriptions).await?.id)
+        })
+        .await
     }
 
     async fn connect(&self, target: &Target) -> Result<Upgraded<net::Stream>> {
