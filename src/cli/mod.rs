@@ -236,8 +236,16 @@ pub(crate) fn usage_error(error: &clap::Error, words: impl Iterator<Item = OsStr
     let all = Cli::command();
     let command = words.skip(1).find_map(|word| Some(format!(" {}", all.find_subcommand(word)?.get_name())));
     let help = format!("For help: arcssh{} --help", command.unwrap_or_default());
-    error.render().to_string().replace("For more information, try '--help'.", &help)
+    let text = error.render().to_string().replace("For more information, try '--help'.", &help);
+    NUMBERS.into_iter().fold(text, |text, (rust, plain)| text.replace(rust, plain))
 }
+
+/// The texts of Rust for a value that is no number (`std::num::ParseIntError`), and plain ones.
+const NUMBERS: [(&str, &str); 3] = [
+    ("invalid digit found in string", "not a whole number"),
+    ("cannot parse integer from empty string", "not a whole number"),
+    ("number too large to fit in target type", "the number is too large"),
+];
 
 /// The options that every command has, and the version.
 fn general() -> [Arg; 2] {

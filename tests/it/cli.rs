@@ -117,6 +117,25 @@ fn a_usage_error_suggests_the_similar_word_and_names_the_command_of_the_help() {
 }
 
 #[test]
+fn a_value_that_is_no_number_is_described_in_plain_words() {
+    for (words, option, cause) in [
+        (&["ping", "web01", "--count", "x"][..], "--count <NUMBER>", "not a whole number"),
+        (
+            &["ping", "web01", "--count", "99999999999999999999"],
+            "--count <NUMBER>",
+            "the number is too large",
+        ),
+        (&["setup", "web01", "--port", "ssh"], "--port <PORT>", "not a whole number"),
+        (&["warm", "web01", "--jobs", ""], "--jobs <NUMBER>", "not a whole number"),
+    ] {
+        let error = run_arcssh(words);
+        let value = words.last().unwrap();
+        let line = format!("error: invalid value '{value}' for '{option}': {cause}");
+        assert_eq!((error.code, error.stderr.lines().next()), (Some(2), Some(line.as_str())));
+    }
+}
+
+#[test]
 fn an_unknown_option_gets_no_unrelated_suggestion() {
     for words in [
         &["config", "--rg", "x"][..],
