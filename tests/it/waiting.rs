@@ -147,7 +147,7 @@ fn each_command_that_connects_shows_what_it_waits_for() {
 #[test]
 fn login_shows_that_it_waits_for_the_browser() {
     let w = lab(&["web01"]);
-    let words = format!("stty cols 100; BROWSER=true exec {ARCSSH} login");
+    let words = format!("stty cols 100 rows 30; BROWSER=true exec {ARCSSH} login");
     let terminal = Terminal::open(w.command("script"), &words);
     let line = "arcssh: waiting for the sign-in in the browser; 2 s so far";
     assert!(eventually(LIMIT, || terminal.shown().contains(line)), "{}", terminal.shown());
