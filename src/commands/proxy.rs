@@ -31,7 +31,7 @@ use crate::relay::connector::{ARM_TIMEOUT, Connector};
 use crate::relay::handshake::{ConnectError, Upgraded};
 use crate::ssh::agent::Agent;
 use crate::state::Store;
-use crate::system::signals::{HANGUP, shutdown};
+use crate::system::signals::{HANGUP, INTERRUPT, shutdown};
 use crate::system::timeout::with_timeout;
 use crate::system::{files, parent, stdio};
 use crate::terminal::TerminalError;
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: &ProxyArgs, log: &LogArgs) -> Result<u8> {
 
 /// How long a session continues after Ctrl-C, which reaches ssh too: ssh sends a last message, and prints an error if it cannot
 /// (OpenSSH, clientloop.c, `client_loop`: "send disconnect").
-const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(3);
+const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Connects to a machine by its resource ID or name.
 async fn run_to_machine(args: &ProxyArgs, log: &LogArgs, target: &mut Target) -> Result<u8> {
@@ -116,7 +116,7 @@ async fn run_session(
     let mut refresh = pin!(refresh);
     let stop = async {
         let end = stop.await;
-        if matches!(end, BridgeEnd::Signal(number) if number != HANGUP) {
+        if matches!(end, BridgeEnd::Signal(INTERRUPT)) {
             let _ = timeout(LAST_MESSAGE_TIMEOUT, stdio::output_closed()).await;
         }
         end
