@@ -137,6 +137,18 @@ pub(crate) fn temporary(suffix: &str) -> tempfile::Builder<'_, '_> {
     builder
 }
 
+/// Creates a file of [`temporary`] in a directory.
+///
+/// # Errors
+/// The directory cannot be written to. The message does not contain the temporary name.
+pub(crate) fn temporary_file(directory: &Path) -> io::Result<NamedTempFile> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    temporary(TEMP_FILE).make_in(directory, |path| options.open(path))
+}
+
 /// Returns whether [`temporary`] creates files with this name.
 pub(crate) fn is_temporary(name: &str, suffix: &str) -> bool {
     let random = name.strip_prefix(TEMP_PREFIX).and_then(|name| name.strip_suffix(suffix));
@@ -150,8 +162,8 @@ pub(crate) fn is_temporary(name: &str, suffix: &str) -> bool {
 /// # Errors
 /// The directory cannot be written to.
 pub(crate) fn write_temporary(directory: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    let mut file = temporary(TEMP_FILE).tempfile_in(directory)?;
-    file.write_all(bytes)?;
+    let mut file = temporary_file(directory)?;
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_data()?;
     Ok(file)
 }

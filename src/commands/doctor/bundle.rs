@@ -22,7 +22,7 @@ use crate::commands::doctor::report::Report;
 use crate::ssh::{client, excerpt, managed_block};
 use crate::system::SystemError;
 use crate::system::clock::{format_ago, format_time, unix_now};
-use crate::system::files::{TEMP_FILE, parent, temporary};
+use crate::system::files::{parent, temporary_file};
 use crate::terminal::output::note;
 use crate::text::{lines, shell_quote};
 
@@ -74,8 +74,7 @@ impl Bundle {
         if path.symlink_metadata().is_ok() {
             return Err(SystemError::ArchiveExists(path.to_owned()));
         }
-        let file = temporary(TEMP_FILE).tempfile_in(parent(path));
-        let file = file.map_err(|error| not_created(path, &error))?;
+        let file = temporary_file(parent(path)).map_err(|error| not_created(path, &error))?;
         Ok(Self { path: path.to_owned(), file })
     }
 

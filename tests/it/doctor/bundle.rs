@@ -198,12 +198,14 @@ fn an_archive_replaces_no_file_and_leaves_nothing_if_it_fails() {
     assert!(!w.home().join("target").exists());
     let missing = run(w.arcssh(&["doctor", "--bundle"]).arg(directory.join("no/x")));
     assert!(missing.stderr.starts_with("arcssh: cannot create the archive "), "{missing:?}");
+    assert!(missing.stderr.contains("/no/x: No such file or directory (os error 2)\n"), "{missing:?}");
     assert_eq!(w.emulator().requests().len(), 0, "arcssh makes no check");
     // The limit of a file's size stands for a full disk.
     let full = directory.join("full.tar.gz");
     let limited = format!("ulimit -f 1; exec {ARCSSH} doctor --bundle {}", full.display());
     let limited = run(w.command("bash").args(["-c", &limited]));
     assert!(limited.stderr.contains("arcssh: cannot create the archive "), "{limited:?}");
+    assert!(!limited.stderr.contains("/.arcssh-"), "{limited:?}");
     assert_eq!(limited.code, Some(1));
     let mut names: Vec<_> = fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name()).collect();
     names.sort();
