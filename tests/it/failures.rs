@@ -576,7 +576,7 @@ fn an_invalid_command_line_exits_with_2() {
         ),
         (
             &["proxy", id, "--port", "ssh"],
-            "error: invalid value 'ssh' for '--port <PORT>': invalid digit found in string",
+            "error: invalid value 'ssh' for '--port <PORT>': not a whole number",
         ),
         (&["proxy", id, "--frobnicate"], "error: unexpected argument '--frobnicate' found"),
         (&["proxy", id, "--cloud", "nowhere"], "error: invalid value 'nowhere' for '--cloud <CLOUD>'"),
