@@ -136,7 +136,7 @@ const PHASES: &[Phase] = &[
         name: "question of setup",
         arguments: &["setup", "web01"],
         prepare: |w| w.emulator().machine("web01").remove_endpoint(),
-        reached: "[y/N]",
+        reached: "[y/N] ",
     },
     Phase {
         name: "agent",
