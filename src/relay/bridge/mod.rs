@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, trace};
 
@@ -94,11 +94,11 @@ where
         end = poll_fn(|cx| bridge.poll(cx)) => end,
         end = stop => end,
     };
-    bridge.read_first_input().await;
     debug!(?end, "closing the bridge");
     let close = timeout(CLOSE_TIMEOUT, bridge.close()).await;
     trace!(complete = close.is_ok(), "closed the bridge");
-    if let Some(failure) = bridge.greeting_failure(&end) {
+    let is_ssh = bridge.is_client_ssh().await;
+    if let Some(failure) = bridge.greeting_failure(is_ssh, &end) {
         return BridgeEnd::Broken(BridgeError::NotSsh(failure));
     }
     match end {
@@ -299,28 +299,26 @@ where
         }
     }
 
-    /// Waits for the client's first bytes if the machine has closed the connection before them: they show whether it is ssh.
-    async fn read_first_input(&mut self) {
-        let is_unknown = self.greeting.is_some() && self.relay.is_input_ssh().is_none();
-        if !(is_unknown && self.closed && self.input_open) {
-            return;
+    /// Returns whether the client is ssh; `None` if it has sent nothing. Waits for its first bytes if the machine has closed the
+    /// connection before them. Call this after [`Self::close`]: nothing may follow the Close frame (RFC 6455, section 5.5.1).
+    async fn is_client_ssh(&mut self) -> Option<bool> {
+        let known = self.relay.is_input_ssh();
+        if known.is_some() || self.greeting.is_none() || !(self.closed && self.input_open) {
+            return known;
         }
-        let first = poll_fn(|cx| {
-            let has_failed = matches!(self.poll_upstream(cx), Poll::Ready(Err(_)));
-            let is_known = has_failed || self.relay.is_input_ssh().is_some() || !self.input_open;
-            if is_known { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let _ = timeout(FIRST_INPUT_TIMEOUT, first).await;
+        let mut first = [0; 4];
+        let read = timeout(FIRST_INPUT_TIMEOUT, self.input.read_exact(&mut first)).await;
+        read.ok()?.ok().map(|_| first == *b"SSH-")
     }
 
     /// Returns why ssh received no identification of an SSH server.
-    fn greeting_failure(&self, end: &BridgeEnd) -> Option<NotSsh> {
+    fn greeting_failure(&self, is_ssh: Option<bool>, end: &BridgeEnd) -> Option<NotSsh> {
         let greeting = self.greeting.as_ref()?;
         let by = match end {
             BridgeEnd::Finished if self.closed && self.input_open => ByMachine::Closed,
             _ => ByMachine::Open,
         };
-        let failure = greeting.failure(self.relay.is_input_ssh(), by);
+        let failure = greeting.failure(is_ssh, by);
         // The reason of a lost connection says more than silence.
         failure.filter(|failure| !matches!((failure, end), (NotSsh::Silent(_), BridgeEnd::Broken(_))))
     }

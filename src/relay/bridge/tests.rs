@@ -736,6 +736,8 @@ async fn a_machine_that_closes_before_the_first_input_is_reported_to_ssh_only() 
         tokio::time::sleep(FIRST_INPUT_TIMEOUT / 2).await;
         b.ssh_writes.write_all(input).await.unwrap();
         let end = b.bridge.await.unwrap();
+        let answer = b.relay.next().await.unwrap().unwrap();
+        assert!(matches!(answer, Message::Close(_)), "{input:?}: {answer:?}");
         let reported = matches!(end, BridgeEnd::Broken(BridgeError::NotSsh(NotSsh::Closed)));
         assert_eq!(reported, is_reported, "{input:?}: {end:?}");
     }
