@@ -26,6 +26,14 @@ struct Forwarder {
     stderr: Arc<Mutex<Vec<String>>>,
 }
 
+/// Another test would wait for the end of arcssh.
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        let _ = self.arcssh.kill();
+        let _ = self.arcssh.wait();
+    }
+}
+
 fn collect(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let collected = Arc::clone(&lines);
@@ -79,8 +87,13 @@ impl Forwarder {
     }
 
     /// The port of a machine.
+    #[track_caller]
     fn port(&self, number: usize) -> u16 {
-        self.events("listening")[number]["addresses"][0]["port"].as_u64().unwrap().try_into().unwrap()
+        self.wait_for("listening", number + 1)[number]["addresses"][0]["port"]
+            .as_u64()
+            .unwrap()
+            .try_into()
+            .unwrap()
     }
 
     fn connect(&self) -> TcpStream {
